@@ -1,0 +1,1 @@
+//! The door: HTTP in, problems and answers out.

@@ -1,0 +1,1 @@
+//! A model file becomes graphs: pure, no I/O, no async.

@@ -1,0 +1,1 @@
+//! The methods: a request and a model become attributions with evidence.

@@ -1,0 +1,3 @@
+//! The command line: read settings, open models, serve.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What is loaded: one classifier, ready to be asked.

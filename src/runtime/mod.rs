@@ -1,0 +1,1 @@
+//! Where tensors run: the only folder that names ONNX Runtime.
