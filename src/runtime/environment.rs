@@ -1,0 +1,105 @@
+//! Where the ONNX Runtime library is found and loaded, once a process.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use ort::{environment::Environment, logging::LogLevel};
+
+use super::Device;
+
+/// The loaded library with the settings that every session shares.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(super) environment: Environment,
+    /// The device of every session.
+    pub device: Device,
+    /// Threads within one operator. Two one-thread sessions on small chunks beat one two-thread session
+    /// (`benches/README.md`), so this is 1 unless a caller wants one row answered soonest.
+    pub threads: usize,
+    /// Where the library was found.
+    pub library: Arc<Path>,
+}
+
+/// Why ONNX Runtime, or a graph in it, is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// None of the candidate paths holds the library.
+    #[error(
+        "ONNX Runtime was not found (looked at {}): run scripts/fetch-onnxruntime, or set ORT_DYLIB_PATH",
+        .0.iter().map(|it| it.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    NotFound(Vec<PathBuf>),
+    /// The library is there and does not load.
+    #[error("ONNX Runtime at {path} does not load: {cause}")]
+    Load {
+        /// The file that was tried.
+        path: PathBuf,
+        /// The loader's words.
+        cause: String,
+    },
+    /// A session could not be made, or a run failed.
+    #[error("ONNX Runtime: {0}")]
+    Session(String),
+}
+
+impl From<ort::Error> for RuntimeError {
+    fn from(error: ort::Error) -> Self {
+        Self::Session(error.to_string())
+    }
+}
+
+static LOADED: Mutex<Option<(Environment, Arc<Path>)>> = Mutex::new(None);
+
+impl Runtime {
+    /// Loads the library from the first of [`library_candidates`] that exists.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFound`] and [`RuntimeError::Load`].
+    pub fn load(device: Device, threads: usize) -> Result<Self, RuntimeError> {
+        let mut loaded = LOADED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (environment, library) = match &*loaded {
+            Some((environment, library)) => (environment.clone(), library.clone()),
+            None => {
+                let candidates = library_candidates();
+                let Some(path) = candidates.iter().find(|it| it.exists()) else {
+                    return Err(RuntimeError::NotFound(candidates));
+                };
+                let environment = start(path)?;
+                *loaded = Some((environment.clone(), Arc::from(path.as_path())));
+                (environment, Arc::from(path.as_path()))
+            }
+        };
+        Ok(Self { environment, device, threads: threads.max(1), library })
+    }
+}
+
+fn start(path: &Path) -> Result<Environment, RuntimeError> {
+    let load = |cause: String| RuntimeError::Load { path: path.to_owned(), cause };
+    let environment = ort::init_from(path)
+        .map_err(|error| load(error.to_string()))?
+        .with_name("explaind")
+        .with_telemetry(false)
+        .build()
+        .map_err(|error| load(error.to_string()))?;
+    environment.set_log_level(LogLevel::Error);
+    Ok(environment)
+}
+
+/// Where the library is looked for, in order: `ORT_DYLIB_PATH` (alone, when set), `.ort/` in the working
+/// directory and beside the sources, and `../lib` and the folder of the executable.
+pub fn library_candidates() -> Vec<PathBuf> {
+    const NAME: &str = "libonnxruntime.so";
+    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|it| !it.is_empty()) {
+        return vec![path.into()];
+    }
+    let mut candidates = vec![Path::new(".ort").join(NAME)];
+    if let Some(folder) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+        candidates.push(folder.join("../lib").join(NAME));
+        candidates.push(folder.join(NAME));
+        // A binary in `target/<profile>` (or a test in `target/<profile>/deps`) belongs to a checkout.
+        candidates.extend(folder.ancestors().skip(2).take(2).map(|it| it.join(".ort").join(NAME)));
+    }
+    candidates
+}

@@ -1,0 +1,65 @@
+//! Where a graph becomes runnable: a session for every worker, and its layout.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use super::{Graph, Layout, Row, RowOut, Runtime, RuntimeError, Session, SharedWeights, session::Optimise};
+
+/// What a program computes; the counters of a request are kept by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgramKind {
+    /// Logits from tokens or from embeddings.
+    Forward,
+    /// Logits and a backward pass: gradients, relevances, or attention gradients.
+    Gradient,
+}
+
+/// A graph ready to run on every worker.
+pub struct Program {
+    /// What its passes count as.
+    pub kind: ProgramKind,
+    /// How rows become batches.
+    pub layout: Layout,
+    sessions: Vec<Mutex<Session>>,
+}
+
+impl Program {
+    /// Opens `workers` sessions of `graph` that share `weights`.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn open(
+        runtime: &Runtime,
+        graph: &Graph,
+        weights: &SharedWeights,
+        kind: ProgramKind,
+        layout: Layout,
+        workers: usize,
+    ) -> Result<Self, RuntimeError> {
+        let open = |_| Session::open(runtime, graph, weights, Optimise::Everything).map(Mutex::new);
+        let sessions = (0..workers.max(1)).map(open).collect::<Result<_, _>>()?;
+        Ok(Self { kind, layout, sessions })
+    }
+
+    /// Runs one batch on the session of `worker`, on the calling thread.
+    ///
+    /// # Errors
+    /// ONNX Runtime's words, or the output whose shape is not the layout's.
+    pub fn run(&self, worker: usize, rows: &[Row]) -> Result<Vec<RowOut>, RuntimeError> {
+        let lengths: Vec<usize> = rows.iter().map(Row::len).collect();
+        let inputs = self.layout.stack(rows);
+        let session = &self.sessions[worker % self.sessions.len()];
+        let names = self.layout.outputs.iter().map(|slot| slot.name.as_str());
+        // A panic inside a run left no half-written state of ours behind: the session stays usable.
+        let outputs = session.lock().unwrap_or_else(PoisonError::into_inner).run(inputs, names)?;
+        self.layout.unstack(&outputs, &lengths).map_err(RuntimeError::Session)
+    }
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program").field("kind", &self.kind).field("sessions", &self.sessions.len()).finish()
+    }
+}

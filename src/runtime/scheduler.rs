@@ -1,0 +1,266 @@
+//! Where the only queue and the worker threads live.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::Sender,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Batching, Cancel, Lane, Program, ProgramKind, Row, RowOut, Stop,
+    queue::{Gauges, Queue},
+};
+
+/// How many threads work, on how much at once, and how much may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct SchedulerSettings {
+    /// Threads that run sessions.
+    pub workers: usize,
+    /// See [`Batching::chunk_tokens`].
+    pub chunk_tokens: usize,
+    /// The most admitted and unfinished cost, in token passes. A request that alone costs more is admitted
+    /// when nothing else is.
+    pub budget: u64,
+}
+
+/// The queue's cost is full.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Busy {
+    /// When there should be room again, by the measured rate.
+    pub retry_after: Duration,
+}
+
+/// The only owner of queues and the threads that own sessions.
+pub struct Scheduler {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+pub(super) struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    stopping: AtomicBool,
+    pub(super) settings: SchedulerSettings,
+}
+
+struct State {
+    queue: Queue<Chunk>,
+    admitted: HashMap<u64, u64>,
+    next_lane: u64,
+    gauges: Gauges,
+}
+
+/// Rows of one lane that are run together.
+pub(super) struct Chunk {
+    pub(super) program: Arc<Program>,
+    pub(super) rows: Vec<Row>,
+    /// The rows' places in the caller's list.
+    pub(super) places: Vec<usize>,
+    pub(super) cancel: Cancel,
+    pub(super) deadline: Instant,
+    pub(super) submitted: Instant,
+    pub(super) reply: Sender<Served>,
+}
+
+/// What became of a chunk.
+pub(super) struct Served {
+    pub(super) places: Vec<usize>,
+    pub(super) outcome: Result<Vec<RowOut>, Stop>,
+    pub(super) waited: Duration,
+    pub(super) computed: Duration,
+    pub(super) tokens: u64,
+}
+
+/// A backward pass costs about as much again as the forward pass that it follows, and its memory traffic
+/// more: one gradient row is priced as this many forward rows.
+const GRADIENT_COST: u64 = 3;
+
+impl ProgramKind {
+    /// Cost of one row of this kind, in forward rows.
+    pub const fn cost(self) -> u64 {
+        match self {
+            Self::Forward => 1,
+            Self::Gradient => GRADIENT_COST,
+        }
+    }
+}
+
+impl Scheduler {
+    /// Starts the workers.
+    pub fn start(settings: SchedulerSettings) -> Self {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                queue: Queue::new(),
+                admitted: HashMap::new(),
+                next_lane: 0,
+                gauges: Gauges { budget: settings.budget, ..Gauges::default() },
+            }),
+            wake: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            settings,
+        });
+        let threads = (0..settings.workers.max(1))
+            .filter_map(|number| {
+                let shared = shared.clone();
+                let name = format!("worker-{number}");
+                std::thread::Builder::new().name(name).spawn(move || work(&shared, number)).ok()
+            })
+            .collect();
+        Self { shared, threads }
+    }
+
+    /// Admits a request of the given cost (see [`ProgramKind::cost`] times tokens), or says when to come
+    /// back.
+    ///
+    /// # Errors
+    /// [`Busy`] when the admitted cost would pass the budget.
+    pub fn admit(&self, cost: u64, deadline: Instant, cancel: Cancel) -> Result<Lane, Busy> {
+        let mut state = self.shared.lock();
+        let taken = state.gauges.cost;
+        if taken > 0 && taken + cost > self.shared.settings.budget {
+            let over = (taken + cost - self.shared.settings.budget).min(taken);
+            return Err(Busy { retry_after: state.gauges.time_for(over) });
+        }
+        let lane = state.next_lane;
+        state.next_lane += 1;
+        state.gauges.cost += cost;
+        state.admitted.insert(lane, cost);
+        Ok(Lane::new(self.shared.clone(), lane, deadline, cancel))
+    }
+
+    /// The state of the queue and the counters since the start.
+    pub fn gauges(&self) -> Gauges {
+        let state = self.shared.lock();
+        Gauges { depth: state.queue.depth(), lanes: state.admitted.len(), ..state.gauges }
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.wake.notify_all();
+        for thread in self.threads.drain(..) {
+            // A worker catches its panics; there is nothing to learn from a join that fails.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Gauges {
+    /// How long `cost` takes at the measured rate; between 1 and 60 seconds.
+    fn time_for(&self, cost: u64) -> Duration {
+        let seconds = if self.rate > 0.0 { cost as f64 / self.rate } else { 1.0 };
+        Duration::from_secs_f64(seconds.clamp(1.0, 60.0))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is only ever changed by whole steps that do not panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn batching(&self) -> Batching {
+        Batching { chunk_tokens: self.settings.chunk_tokens, workers: self.settings.workers }
+    }
+
+    pub(super) fn submit(&self, lane: u64, chunks: Vec<Chunk>) {
+        let mut state = self.lock();
+        for chunk in chunks {
+            state.queue.push(lane, chunk.cost(), chunk);
+        }
+        drop(state);
+        self.wake.notify_all();
+    }
+
+    /// Forgets what a lane still has waiting.
+    pub(super) fn abandon(&self, lane: u64) {
+        let waiting = self.lock().queue.remove(lane);
+        drop(waiting);
+    }
+
+    /// Ends a lane: its admitted cost is free again.
+    pub(super) fn release(&self, lane: u64) {
+        let mut state = self.lock();
+        let waiting = state.queue.remove(lane);
+        if let Some(cost) = state.admitted.remove(&lane) {
+            state.gauges.cost -= cost;
+        }
+        drop(state);
+        drop(waiting);
+    }
+
+    fn next(&self) -> Option<Chunk> {
+        let mut state = self.lock();
+        loop {
+            if self.stopping.load(Ordering::Acquire) {
+                return None;
+            }
+            if let Some(chunk) = state.queue.pop() {
+                return Some(chunk);
+            }
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn count(&self, chunk: &Chunk, computed: Duration, failed: bool) {
+        let mut state = self.lock();
+        let workers = self.settings.workers as f64;
+        let gauges = &mut state.gauges;
+        if failed {
+            gauges.failures += 1;
+            return;
+        }
+        let rows = chunk.rows.len() as u64;
+        gauges.rows += rows;
+        if chunk.program.kind == ProgramKind::Gradient {
+            gauges.gradient_rows += rows;
+        }
+        gauges.tokens += chunk.tokens();
+        gauges.padding += chunk.tokens() - chunk.rows.iter().map(|it| it.len() as u64).sum::<u64>();
+        let rate = workers * chunk.cost() as f64 / computed.as_secs_f64().max(1e-6);
+        gauges.rate = if gauges.rate == 0.0 { rate } else { 0.9 * gauges.rate + 0.1 * rate };
+    }
+}
+
+impl Chunk {
+    /// Computed tokens, padding included.
+    fn tokens(&self) -> u64 {
+        let longest = self.rows.iter().map(Row::len).max().unwrap_or(0);
+        (longest * self.rows.len()) as u64
+    }
+
+    fn cost(&self) -> u64 {
+        self.tokens() * self.program.kind.cost()
+    }
+}
+
+fn work(shared: &Shared, number: usize) {
+    while let Some(chunk) = shared.next() {
+        let started = Instant::now();
+        let waited = started - chunk.submitted;
+        let outcome = if chunk.cancel.is_cancelled() {
+            Err(Stop::Cancelled)
+        } else if started >= chunk.deadline {
+            Err(Stop::Deadline)
+        } else {
+            let run = || chunk.program.run(number, &chunk.rows);
+            let outcome = match catch_unwind(AssertUnwindSafe(run)) {
+                Ok(outcome) => outcome.map_err(|error| Stop::Failed(error.to_string())),
+                Err(_) => Err(Stop::Failed("a worker panicked".to_owned())),
+            };
+            shared.count(&chunk, started.elapsed(), outcome.is_err());
+            outcome
+        };
+        let tokens = if outcome.is_ok() { chunk.tokens() } else { 0 };
+        let Chunk { places, reply, .. } = chunk;
+        // The lane may have gone: then nobody wants the answer.
+        let _ = reply.send(Served { places, outcome, waited, computed: started.elapsed(), tokens });
+    }
+}

@@ -1,0 +1,215 @@
+//! Where one ONNX Runtime session is made and run, with each of its settings said explicitly.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use half::f16;
+use ort::{
+    ep::{ArenaExtendStrategy, CUDA},
+    session::{
+        OutputSelector, RunOptions, Session as OrtSession,
+        builder::{GraphOptimizationLevel, PrepackedWeights},
+    },
+    value::{DynValue, ValueType},
+};
+
+use super::{Data, Device, Element, Runtime, RuntimeError, Tensor, tensor::element_of};
+
+/// A graph to open: the serialised model, and the large initializers that were taken out of it.
+#[derive(Clone, Default)]
+pub struct Graph {
+    /// The serialised ONNX model.
+    pub model: Bytes,
+    /// Initializers that the model names and does not hold.
+    pub weights: Vec<Weight>,
+}
+
+/// One initializer, as raw little-endian bytes.
+#[derive(Clone)]
+pub struct Weight {
+    /// The initializer's name.
+    pub name: String,
+    /// Its element type.
+    pub element: Element,
+    /// Its dimensions.
+    pub dims: Vec<usize>,
+    /// Row-major values.
+    pub bytes: Bytes,
+}
+
+/// The initializers of one model, in memory once for all of its sessions, together with the forms that
+/// kernels pack them into.
+#[derive(Clone, Default)]
+pub struct SharedWeights {
+    values: Arc<Mutex<HashMap<String, Arc<DynValue>>>>,
+    packed: Arc<Mutex<Option<PrepackedWeights>>>,
+}
+
+impl SharedWeights {
+    fn value(&self, weight: &Weight) -> Result<Arc<DynValue>, RuntimeError> {
+        let mut values = self.values.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(value) = values.get(&weight.name) {
+            return Ok(value.clone());
+        }
+        let value = Arc::new(weight.tensor()?.into_value()?);
+        values.insert(weight.name.clone(), value.clone());
+        Ok(value)
+    }
+
+    fn packed(&self) -> PrepackedWeights {
+        let mut packed = self.packed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        packed.get_or_insert_with(PrepackedWeights::new).clone()
+    }
+}
+
+impl Weight {
+    fn tensor(&self) -> Result<Tensor, RuntimeError> {
+        fn each<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
+            bytes.as_chunks::<N>().0.iter().map(|it| read(*it)).collect()
+        }
+        let bytes = &self.bytes;
+        let data = match self.element {
+            Element::F32 => Data::F32(each(bytes, f32::from_le_bytes)),
+            Element::F16 => Data::F16(each(bytes, f16::from_le_bytes)),
+            Element::F64 => Data::F64(each(bytes, f64::from_le_bytes)),
+            Element::I64 => Data::I64(each(bytes, i64::from_le_bytes)),
+            Element::I32 => Data::I32(each(bytes, i32::from_le_bytes)),
+            Element::U8 => Data::U8(bytes.to_vec()),
+            Element::I8 => Data::I8(bytes.iter().map(|&b| b as i8).collect()),
+            Element::Bool => Data::Bool(bytes.iter().map(|&b| b != 0).collect()),
+        };
+        Ok(Tensor { dims: self.dims.clone(), data })
+    }
+}
+
+/// Name and type of one input or output of a session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outlet {
+    /// The graph's name for it.
+    pub name: String,
+    /// `None` for an element type that explaind does not feed or read.
+    pub element: Option<Element>,
+    /// Sizes; `None` where the size is dynamic.
+    pub dims: Vec<Option<usize>>,
+}
+
+/// A session: one graph, run by one thread at a time.
+pub struct Session {
+    inner: OrtSession,
+    // Kept alive as long as kernels may point into it.
+    _weights: SharedWeights,
+}
+
+/// How much ONNX Runtime may rewrite a graph before it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Optimise {
+    /// Everything: what serves requests.
+    Everything,
+    /// Nothing: every tensor of the file exists (probing, reference runs).
+    Nothing,
+}
+
+impl Session {
+    /// Opens `graph`, sharing `weights` with the other sessions of its model.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Session`] in ONNX Runtime's words; a device that was asked for and fails is an
+    /// error, never a fall-back.
+    pub fn open(
+        runtime: &Runtime,
+        graph: &Graph,
+        weights: &SharedWeights,
+        optimise: Optimise,
+    ) -> Result<Self, RuntimeError> {
+        let inner = build(runtime, graph, weights, optimise)?;
+        Ok(Self { inner, _weights: weights.clone() })
+    }
+
+    /// The inputs, in the graph's order.
+    pub fn inputs(&self) -> Vec<Outlet> {
+        self.inner.inputs().iter().map(|it| outlet(it.name(), it.dtype())).collect()
+    }
+
+    /// The outputs, in the graph's order.
+    pub fn outputs(&self) -> Vec<Outlet> {
+        self.inner.outputs().iter().map(|it| outlet(it.name(), it.dtype())).collect()
+    }
+
+    /// Runs the graph on `inputs` and copies the named `outputs` out, in that order.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Session`] for inputs that do not fit and for failures inside the run.
+    pub fn run<'n>(
+        &mut self,
+        inputs: Vec<(String, Tensor)>,
+        outputs: impl IntoIterator<Item = &'n str> + Clone,
+    ) -> Result<Vec<Tensor>, RuntimeError> {
+        let inputs = inputs
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, tensor.into_value()?)))
+            .collect::<Result<Vec<_>, RuntimeError>>()?;
+        let wanted =
+            outputs.clone().into_iter().fold(OutputSelector::no_default(), |all, name| all.with(name));
+        let options = RunOptions::new()?.with_outputs(wanted);
+        let values = self.inner.run_with_options(inputs, &options)?;
+        let missing = |name: &str| RuntimeError::Session(format!("the run gave no output `{name}`"));
+        outputs
+            .into_iter()
+            .map(|name| Ok(Tensor::from_value(values.get(name).ok_or_else(|| missing(name))?)?))
+            .collect()
+    }
+}
+
+fn build(
+    runtime: &Runtime,
+    graph: &Graph,
+    weights: &SharedWeights,
+    optimise: Optimise,
+) -> Result<OrtSession, RuntimeError> {
+    let level = match optimise {
+        Optimise::Everything => GraphOptimizationLevel::All,
+        Optimise::Nothing => GraphOptimizationLevel::Disable,
+    };
+    let plain = |error: ort::Error<ort::session::builder::SessionBuilder>| ort::Error::from(error);
+    let mut builder = OrtSession::builder(&runtime.environment)?
+        .with_optimization_level(level)
+        .map_err(plain)?
+        .with_intra_threads(runtime.threads)
+        .map_err(plain)?
+        .with_inter_threads(1)
+        .map_err(plain)?
+        .with_parallel_execution(false)
+        .map_err(plain)?
+        .with_intra_op_spinning(false)
+        .map_err(plain)?
+        .with_memory_pattern(false)
+        .map_err(plain)?
+        .with_prepacked_weights(&weights.packed())
+        .map_err(plain)?;
+    builder = match runtime.device {
+        Device::Cpu => builder
+            .with_execution_providers([ort::ep::CPU::default().with_arena_allocator(false).build()])
+            .map_err(plain)?,
+        Device::Cuda(ordinal) => builder
+            .with_execution_providers([CUDA::default()
+                .with_device_id(ordinal as i32)
+                .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
+                .build()
+                .error_on_failure()])
+            .map_err(plain)?,
+    };
+    for weight in &graph.weights {
+        builder = builder.with_external_initializer(&weight.name, weights.value(weight)?).map_err(plain)?;
+    }
+    Ok(builder.commit_from_memory(&graph.model)?)
+}
+
+fn outlet(name: &str, kind: &ValueType) -> Outlet {
+    let dims = kind
+        .tensor_shape()
+        .map_or_else(Vec::new, |shape| shape.iter().map(|&size| usize::try_from(size).ok()).collect());
+    Outlet { name: name.to_owned(), element: kind.tensor_type().and_then(element_of), dims }
+}
