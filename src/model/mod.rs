@@ -1,1 +1,4 @@
 //! What is loaded: one classifier, ready to be asked.
+
+pub mod labels;
+pub mod manifest;
