@@ -1,0 +1,223 @@
+//! This file is where activations are: functions of each element alone that networks put between layers.
+
+use std::f64::consts::{PI, SQRT_2};
+
+use super::{Cotangents, Gradient::Rule, Kind::Elementwise, Misfit, Operator, only};
+use crate::compile::builder::Builder;
+use crate::compile::graph::{Node, Value};
+
+pub(super) static OPERATORS: &[Operator] = &[
+    row("Tanh", tanh, &["y = Tanh(x)"]),
+    row("Sigmoid", sigmoid, &["y = Sigmoid(x)"]),
+    row("HardSigmoid", hard_sigmoid, &["y = HardSigmoid(x) {alpha: 0.3}"]),
+    row("HardSwish", hard_swish, &["y = HardSwish(x)"]),
+    row("Mish", mish, &["y = Mish(x)"]),
+    row("Softplus", softplus, &["y = Softplus(x)"]),
+    row("Softsign", softsign, &["y = Softsign(x)"]),
+    row("Relu", relu, &["y = Relu(x)"]),
+    row("LeakyRelu", leaky_relu, &["y = LeakyRelu(x)", "y = LeakyRelu(x) {alpha: 0.2}"]),
+    row("ThresholdedRelu", thresholded_relu, &["y = ThresholdedRelu(x) {alpha: 0.4}"]),
+    row("PRelu", prelu, &["y = PRelu(x, [0.1, 0.2, -0.3, 0.4])", "y = PRelu(x, slope[3, 1])"]),
+    row("Elu", elu, &["y = Elu(x)", "y = Elu(x) {alpha: 0.5}"]),
+    row("Celu", celu, &["y = Celu(x)", "y = Celu(x) {alpha: 0.5}"]),
+    row("Selu", selu, &["y = Selu(x)"]),
+    row("Erf", erf, &["y = Erf(x)"]),
+    row("Gelu", gelu, &["y = Gelu(x)", "y = Gelu(x) {approximate: \"tanh\"}"]),
+];
+
+const fn row(name: &'static str, rule: super::Rule, examples: &'static [&'static str]) -> Operator {
+    Operator { name, domain: "", kind: Elementwise, gradient: Rule(rule), examples }
+}
+
+/// `dx = dy·(1 − y²)`
+fn tanh(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let y = &node.outputs[0];
+    let one = b.scalar(1.0);
+    let square = b.mul(y, y);
+    let slope = b.sub(&one, &square);
+    only(b.mul(dy, &slope))
+}
+
+/// `dx = dy·y·(1 − y)`
+fn sigmoid(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let slope = sigmoid_slope(b, &node.outputs[0]);
+    only(b.mul(dy, &slope))
+}
+
+fn sigmoid_slope(b: &mut Builder, y: &Value) -> Value {
+    let one = b.scalar(1.0);
+    let rest = b.sub(&one, y);
+    b.mul(y, &rest)
+}
+
+/// `y = max(0, min(1, αx + β))`: `dx = α·dy` where `0 < y < 1`
+fn hard_sigmoid(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let y = &node.outputs[0];
+    let slope = b.scale(dy, node.float("alpha").unwrap_or(0.2));
+    only(between(b, y, 0.0, 1.0, &slope))
+}
+
+/// `y = x·h`, `h = max(0, min(1, x/6 + ½))`: `dx = dy·(h + x/6` where `0 < h < 1)`
+fn hard_swish(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let x = &node.inputs[0];
+    let h = b.unary_with("HardSigmoid", x, &[("alpha", (1.0_f32 / 6.0).into()), ("beta", 0.5_f32.into())]);
+    let ramp = b.scale(x, 1.0 / 6.0);
+    let ramp = between(b, &h, 0.0, 1.0, &ramp);
+    let slope = b.add(&h, &ramp);
+    only(b.mul(dy, &slope))
+}
+
+/// `y = x·t`, `t = tanh(softplus x)`: `dx = dy·(t + x·(1 − t²)·σ(x))`
+fn mish(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let x = &node.inputs[0];
+    let soft = b.unary("Softplus", x);
+    let t = b.unary("Tanh", &soft);
+    let (square, sigma, one) = (b.mul(&t, &t), b.unary("Sigmoid", x), b.scalar(1.0));
+    let rest = b.sub(&one, &square);
+    let inner = b.mul(&rest, &sigma);
+    let inner = b.mul(x, &inner);
+    let slope = b.add(&t, &inner);
+    only(b.mul(dy, &slope))
+}
+
+/// `dx = dy·σ(x)`
+fn softplus(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let sigma = b.unary("Sigmoid", &node.inputs[0]);
+    only(b.mul(dy, &sigma))
+}
+
+/// `dx = dy·(1 − |y|)²`
+fn softsign(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let (size, one) = (b.unary("Abs", &node.outputs[0]), b.scalar(1.0));
+    let rest = b.sub(&one, &size);
+    let slope = b.mul(&rest, &rest);
+    only(b.mul(dy, &slope))
+}
+
+/// `dx = dy` where `x > 0`, else 0
+fn relu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let zero = b.scalar(0.0);
+    only(positive(b, &node.inputs[0], dy, &zero))
+}
+
+/// `dx = dy` where `x > 0`, else `α·dy`
+fn leaky_relu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let leak = b.scale(dy, node.float("alpha").unwrap_or(0.01));
+    only(positive(b, &node.inputs[0], dy, &leak))
+}
+
+/// `dx = dy` where `x > α`, else 0
+fn thresholded_relu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let (threshold, zero) = (b.scalar(node.float("alpha").unwrap_or(1.0)), b.scalar(0.0));
+    let above = b.compare("Greater", &node.inputs[0], &threshold);
+    only(b.select(&above, dy, &zero))
+}
+
+/// `y = x` where `x > 0`, else `s·x`: `dx = dy` or `s·dy`, `ds = 0` or `x·dy`
+fn prelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let (x, slope) = (&node.inputs[0], &node.inputs[1]);
+    let leak = b.mul(dy, slope);
+    let dx = positive(b, x, dy, &leak);
+    if !b.wants(slope) {
+        return only(dx);
+    }
+    let (zero, product) = (b.scalar(0.0), b.mul(dy, x));
+    let ds = positive(b, x, &zero, &product);
+    Ok(vec![Some(dx), Some(ds)])
+}
+
+/// `y = x` where `x > 0`, else `α(eˣ − 1)`: `dx = dy`, else `dy·(y + α)`
+fn elu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let alpha = b.scalar(node.float("alpha").unwrap_or(1.0));
+    let slope = b.add(&node.outputs[0], &alpha);
+    let below = b.mul(dy, &slope);
+    only(positive(b, &node.inputs[0], dy, &below))
+}
+
+/// `y = x` where `x > 0`, else `α(e^(x/α) − 1)`: `dx = dy`, else `dy·(y/α + 1)`
+fn celu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let one = b.scalar(1.0);
+    let slope = b.scale(&node.outputs[0], 1.0 / node.float("alpha").unwrap_or(1.0));
+    let slope = b.add(&slope, &one);
+    let below = b.mul(dy, &slope);
+    only(positive(b, &node.inputs[0], dy, &below))
+}
+
+/// `y = γx` where `x > 0`, else `γα(eˣ − 1)`: `dx = γ·dy`, else `dy·(y + γα)`
+fn selu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let gamma = node.float("gamma").unwrap_or(1.050_700_987_355_480_5);
+    let alpha = node.float("alpha").unwrap_or(1.673_263_242_354_377_2);
+    let offset = b.scalar(gamma * alpha);
+    let slope = b.add(&node.outputs[0], &offset);
+    let (above, below) = (b.scale(dy, gamma), b.mul(dy, &slope));
+    only(positive(b, &node.inputs[0], &above, &below))
+}
+
+/// `dx = dy·(2/√π)·exp(−x²)`
+fn erf(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let x = &node.inputs[0];
+    let bell = bell(b, x);
+    let slope = b.scale(&bell, 2.0 / PI.sqrt());
+    only(b.mul(dy, &slope))
+}
+
+/// `dx = dy·(Φ(x) + x·φ(x))`, or the same with the tanh form in the place of `Φ`
+fn gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let x = &node.inputs[0];
+    if node.text("approximate") == Some("tanh") {
+        return gelu_tanh(b, x, dy);
+    }
+    let u = b.scale(x, 1.0 / SQRT_2);
+    let (erf, one) = (b.unary("Erf", &u), b.scalar(1.0));
+    let twice = b.add(&erf, &one);
+    let phi = bell(b, &u);
+    let phi = b.scale(&phi, 2.0 / PI.sqrt());
+    let rise = b.mul(&u, &phi);
+    let sum = b.add(&twice, &rise);
+    let slope = b.scale(&sum, 0.5);
+    only(b.mul(dy, &slope))
+}
+
+/// `y = ½x(1 + t)`, `t = tanh(c(x + 0.044715x³))`, `c = √(2/π)`:
+/// `dx = dy·½(1 + t + x(1 − t²)·c(1 + 0.134145x²))`
+fn gelu_tanh(b: &mut Builder, x: &Value, dy: &Value) -> Result<Cotangents, Misfit> {
+    let c = (2.0 / PI).sqrt();
+    let (one, square) = (b.scalar(1.0), b.mul(x, x));
+    let cubic = b.scale(&square, c * 0.044715);
+    let factor = b.scalar(c);
+    let inner = b.add(&cubic, &factor);
+    let inner = b.mul(x, &inner);
+    let t = b.unary("Tanh", &inner);
+    let t_square = b.mul(&t, &t);
+    let t_slope = b.sub(&one, &t_square);
+    let inner_slope = b.scale(&square, c * 3.0 * 0.044715);
+    let inner_slope = b.add(&inner_slope, &factor);
+    let rise = b.mul(&t_slope, &inner_slope);
+    let rise = b.mul(x, &rise);
+    let sum = b.add(&t, &one);
+    let sum = b.add(&sum, &rise);
+    let slope = b.scale(&sum, 0.5);
+    only(b.mul(dy, &slope))
+}
+
+/// `exp(−x²)`
+fn bell(b: &mut Builder, x: &Value) -> Value {
+    let square = b.mul(x, x);
+    let exponent = b.neg(&square);
+    b.unary("Exp", &exponent)
+}
+
+/// `a` where `x > 0`, else `rest`
+fn positive(b: &mut Builder, x: &Value, a: &Value, rest: &Value) -> Value {
+    let zero = b.scalar(0.0);
+    let above = b.compare("Greater", x, &zero);
+    b.select(&above, a, rest)
+}
+
+/// `a` where `low < x < high`, else 0
+fn between(b: &mut Builder, x: &Value, low: f64, high: f64, a: &Value) -> Value {
+    let (zero, low, high) = (b.scalar(0.0), b.scalar(low), b.scalar(high));
+    let (above, below) = (b.compare("Greater", x, &low), b.compare("Less", x, &high));
+    let inside = b.compare("And", &above, &below);
+    b.select(&inside, a, &zero)
+}
