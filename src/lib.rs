@@ -8,6 +8,8 @@
 //! 4. [`runtime`]: where tensors run. The scheduler, the worker threads and their sessions.
 //! 5. [`compile`]: beside the path. A model file becomes derived graphs when a model is opened.
 //!
+//! Beside them [`config`] holds every setting, [`telemetry`] the name of every metric, and [`cli`] the subcommands.
+//!
 //! Invariants, each of which says what is absent (`tests/it/architecture.rs` enforces them):
 //!
 //! - Outside `api/`, nobody knows HTTP: no status code, no header, no axum.
@@ -18,7 +20,10 @@
 //! - Whether a method works on a model is settled when the model is opened.
 
 pub mod api;
+pub mod cli;
 pub mod compile;
+pub mod config;
 pub mod explain;
 pub mod model;
 pub mod runtime;
+pub mod telemetry;

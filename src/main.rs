@@ -1,3 +1,7 @@
-//! The command line: read settings, open models, serve.
+//! The command line's entry.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    explaind::cli::run(std::env::args_os().collect())
+}

@@ -1,0 +1,60 @@
+//! The command line: one file a subcommand.
+
+mod openapi;
+mod serve;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{self, ConfigError, Settings};
+
+/// Answers over HTTP why a text classifier said what it said.
+#[derive(Debug, Parser)]
+#[command(name = "explaind", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Open models and answer requests
+    #[command(args_override_self = true)]
+    Serve(Box<Settings>),
+    /// Print the OpenAPI document of this build
+    Openapi,
+}
+
+/// Does what `argv` says. Exit codes: 0 done, 1 failed, 2 told wrongly.
+pub fn run(argv: Vec<OsString>) -> ExitCode {
+    let (matches, listing) = match config::resolve(Cli::command(), argv, std::env::vars_os()) {
+        Ok(resolved) => resolved,
+        Err(ConfigError::Usage(usage)) => usage.exit(),
+        Err(error) => return told_wrongly(&error),
+    };
+    let done = match Cli::from_arg_matches(&matches).map(|it| it.command) {
+        Ok(Command::Serve(settings)) => {
+            let conflicts = settings.conflicts();
+            if !conflicts.is_empty() {
+                conflicts.iter().for_each(|it| eprintln!("error: {it}"));
+                return ExitCode::from(2);
+            }
+            serve::run(*settings, &listing)
+        }
+        Ok(Command::Openapi) => openapi::run(),
+        Err(error) => error.exit(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn told_wrongly(error: &ConfigError) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(2)
+}

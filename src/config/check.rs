@@ -1,0 +1,117 @@
+//! Which settings contradict each other.
+
+use std::collections::HashSet;
+
+use super::Settings;
+
+/// One contradiction, in words that name the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Conflict(String);
+
+impl Settings {
+    /// Every contradiction between settings that are fine one by one.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let mut found = Vec::new();
+        let mut refuse = |holds: bool, words: String| {
+            if holds {
+                found.push(Conflict(words));
+            }
+        };
+        let (limits, engine, drain) = (&self.limits, &self.engine, &self.drain);
+        refuse(
+            self.models.models.is_empty(),
+            "no model is named: give --model NAME=DIR, EXPLAIND_MODELS or a [models] table".into(),
+        );
+        let mut names = HashSet::new();
+        for model in &self.models.models {
+            refuse(!names.insert(&model.name), format!("two models are named `{}`", model.name));
+        }
+        refuse(
+            limits.default_timeout_ms > limits.max_timeout_ms,
+            format!(
+                "default_timeout_ms ({}) is longer than max_timeout_ms ({})",
+                limits.default_timeout_ms, limits.max_timeout_ms
+            ),
+        );
+        refuse(
+            limits.max_text_chars > limits.max_body_bytes,
+            format!(
+                "max_text_chars ({}) cannot be reached: max_body_bytes is {}",
+                limits.max_text_chars, limits.max_body_bytes
+            ),
+        );
+        refuse(
+            u64::from(engine.chunk_tokens) > engine.queue_tokens,
+            format!(
+                "chunk_tokens ({}) does not fit into queue_tokens ({})",
+                engine.chunk_tokens, engine.queue_tokens
+            ),
+        );
+        refuse(
+            drain.drain_delay_ms > drain.drain_limit_ms,
+            format!(
+                "drain_delay_ms ({}) is longer than drain_limit_ms ({})",
+                drain.drain_delay_ms, drain.drain_limit_ms
+            ),
+        );
+        refuse(
+            self.listen.metrics_addr == Some(self.listen.addr) && self.listen.addr.port() != 0,
+            format!("addr and metrics_addr are both {}", self.listen.addr),
+        );
+        refuse(
+            self.listen.api_keys.iter().any(|it| it.0.is_empty()),
+            "api_keys holds an empty key, which every caller could present".into(),
+        );
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, FromArgMatches};
+
+    use super::*;
+
+    fn conflicts(flags: &[&str]) -> Vec<String> {
+        let command = Settings::augment_args(clap::Command::new("serve"));
+        let matches = command.get_matches_from([&["serve"], flags].concat());
+        let settings = Settings::from_arg_matches(&matches).unwrap();
+        settings.conflicts().iter().map(Conflict::to_string).collect()
+    }
+
+    #[test]
+    fn the_defaults_agree_with_each_other() {
+        assert_eq!(conflicts(&["--model", "a=b"]), [""; 0]);
+    }
+
+    #[test]
+    fn each_contradiction_names_its_settings() {
+        let found = conflicts(&[
+            "--model=a=b",
+            "--model=a=c",
+            "--default-timeout-ms=2000",
+            "--max-timeout-ms=1000",
+            "--max-text-chars=2000000",
+            "--queue-tokens=100",
+            "--drain-delay-ms=30000",
+            "--metrics-addr=127.0.0.1:8080",
+        ]);
+        assert_eq!(found.len(), 6, "{found:#?}");
+        for (words, setting) in found.iter().zip([
+            "named `a`",
+            "default_timeout_ms",
+            "max_text_chars",
+            "queue_tokens",
+            "drain_delay_ms",
+            "metrics_addr",
+        ]) {
+            assert!(words.contains(setting), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_service_without_a_model_is_refused() {
+        assert!(conflicts(&[])[0].starts_with("no model is named"));
+    }
+}

@@ -1,0 +1,212 @@
+//! Flag over variable over file over default.
+//!
+//! The command line parser already knows flags, variables and defaults. The file joins by its values being
+//! handed to the same parser as flags, for the settings that neither a flag nor a variable gives: one
+//! parser, one set of bounds, one wording of errors.
+
+use std::{
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgMatches, Command, parser::ValueSource};
+use toml::{Table, Value};
+
+/// Where a value came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// The environment.
+    Variable,
+    /// The TOML file.
+    File,
+    /// Nobody said anything.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flag => "flag",
+            Self::Variable => "variable",
+            Self::File => "file",
+            Self::Default => "default",
+        })
+    }
+}
+
+/// One resolved setting as it may be shown: secrets are masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key of the TOML file.
+    pub name: String,
+    /// The value as it was written, `***` for a secret.
+    pub value: String,
+    /// Who said so.
+    pub source: Source,
+}
+
+/// Why settings cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The command line or a variable does not parse; also carries `--help` and `--version`.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// The file cannot be read or is no TOML.
+    #[error("settings file {path}: {cause}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The reader's words.
+        cause: String,
+    },
+    /// Variables with our prefix that name no setting.
+    #[error("unknown variable{} {}: see `explaind serve --help`", if .0.len() == 1 { "" } else { "s" }, .0.join(", "))]
+    UnknownVariables(Vec<String>),
+}
+
+/// Parses `argv` with `command`, whose subcommand `serve` takes its settings in layers. The listing is
+/// empty for every other subcommand.
+///
+/// # Errors
+/// [`ConfigError`]: an unknown flag, key or variable, a value out of its bounds, an unreadable file.
+pub fn resolve(
+    command: Command,
+    argv: Vec<OsString>,
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<(ArgMatches, Vec<Entry>), ConfigError> {
+    let matches = command.clone().try_get_matches_from(argv.clone())?;
+    let Some(("serve", given)) = matches.subcommand() else {
+        return Ok((matches, Vec::new()));
+    };
+    let serve = command.find_subcommand("serve").expect("a subcommand that was matched").clone();
+    let unknown = unknown_variables(&serve, variables);
+    if !unknown.is_empty() {
+        return Err(ConfigError::UnknownVariables(unknown));
+    }
+    let Some(path) = given.get_one::<PathBuf>("config") else {
+        let listing = entries(&serve, given, &BTreeSet::new());
+        return Ok((matches, listing));
+    };
+    let failed = |cause: String| ConfigError::File { path: path.clone(), cause };
+    let (flags, from_file) = flags_of_file(path, &serve, given).map_err(failed)?;
+    let argv = argv.into_iter().chain(flags);
+    let matches = command.try_get_matches_from(argv).map_err(|error| failed(words(&error)))?;
+    let given = matches.subcommand_matches("serve").expect("matched before");
+    let listing = entries(&serve, given, &from_file);
+    Ok((matches, listing))
+}
+
+/// The file's settings as flags, without those that are given otherwise, and their names.
+fn flags_of_file(
+    path: &Path,
+    serve: &Command,
+    given: &ArgMatches,
+) -> Result<(Vec<OsString>, BTreeSet<String>), String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
+    let (mut flags, mut names) = (Vec::new(), BTreeSet::new());
+    for (key, value) in table {
+        let arg = setting(serve, &key).ok_or_else(|| unknown_key(serve, &key))?;
+        let elsewhere =
+            matches!(given.value_source(&key), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
+        if elsewhere {
+            continue;
+        }
+        let long = arg.get_long().expect("every setting has a flag");
+        let values = spelled(&value).ok_or_else(|| format!("`{key}` is not a value of a setting"))?;
+        flags.extend(values.into_iter().map(|it| format!("--{long}={it}").into()));
+        names.insert(key);
+    }
+    Ok((flags, names))
+}
+
+/// The flag of a key. The file names no further file and asks for no dry run.
+fn setting<'a>(serve: &'a Command, key: &str) -> Option<&'a Arg> {
+    serve.get_arguments().find(|it| it.get_id() == key && !matches!(key, "config" | "check_config" | "help"))
+}
+
+fn unknown_key(serve: &Command, key: &str) -> String {
+    let known: Vec<&str> = serve
+        .get_arguments()
+        .map(|it| it.get_id().as_str())
+        .filter(|it| setting(serve, it).is_some())
+        .collect();
+    format!("unknown key `{key}`; the keys are {}", known.join(", "))
+}
+
+/// A TOML value as the texts of one or more flags; a table is `key=value` pairs.
+fn spelled(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::Array(items) => items.iter().map(scalar).collect(),
+        Value::Table(pairs) => pairs.iter().map(|(key, it)| Some(format!("{key}={}", scalar(it)?))).collect(),
+        other => Some(vec![scalar(other)?]),
+    }
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Float(number) => Some(number.to_string()),
+        Value::Boolean(yes) => Some(yes.to_string()),
+        Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
+    }
+}
+
+/// Variables with our prefix that no setting has. Kubernetes describes services to pods in variables such
+/// as `EXPLAIND_SERVICE_HOST` or `EXPLAIND_PORT=tcp://...`; those are nobody's mistake.
+fn unknown_variables(serve: &Command, variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> {
+    let known: BTreeSet<&OsStr> = serve.get_arguments().filter_map(Arg::get_env).collect();
+    let mut unknown: Vec<String> = variables
+        .filter(|(name, _)| {
+            name.to_string_lossy().starts_with("EXPLAIND_") && !known.contains(name.as_os_str())
+        })
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
+        .filter(|(name, value)| !is_service_link(name, &value.to_string_lossy()))
+        .map(|(name, _)| name)
+        .collect();
+    unknown.sort();
+    unknown
+}
+
+fn is_service_link(name: &str, value: &str) -> bool {
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.contains("_PORT_")
+        || (name.ends_with("_PORT") && value.contains("://"))
+}
+
+fn entries(serve: &Command, given: &ArgMatches, from_file: &BTreeSet<String>) -> Vec<Entry> {
+    serve.get_arguments().filter_map(|arg| entry(arg, given, from_file)).collect()
+}
+
+/// `None` for a setting without a value.
+fn entry(arg: &Arg, given: &ArgMatches, from_file: &BTreeSet<String>) -> Option<Entry> {
+    let name = arg.get_id().as_str();
+    if matches!(name, "help" | "check_config") {
+        return None;
+    }
+    let raw = given.get_raw(name)?;
+    let value = match arg.is_hide_env_values_set() {
+        true => "***".to_owned(),
+        false => raw.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(","),
+    };
+    let source = match given.value_source(name)? {
+        _ if from_file.contains(name) => Source::File,
+        ValueSource::CommandLine => Source::Flag,
+        ValueSource::EnvVariable => Source::Variable,
+        _ => Source::Default,
+    };
+    Some(Entry { name: name.to_owned(), value, source })
+}
+
+/// The parser's first line, without its prefix and its advice about flags.
+fn words(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
