@@ -1,1 +1,33 @@
 //! The methods: a request and a model become attributions with evidence.
+//!
+//! [`explain`] is the path of every request: check, price, admit, run, wrap. A [`Method`] is one file and
+//! one row of the [`registry`]; it knows no HTTP, no session and no other method.
+
+mod answer;
+mod case;
+pub mod distribution;
+mod error;
+mod house;
+mod masking;
+mod method;
+pub mod perturbation;
+mod predict;
+pub mod random;
+pub mod registry;
+mod request;
+mod run;
+
+pub use answer::{
+    Attribution, ExplainAnswer, Explanation, InputResult, LabelScore, ModelRef, Prediction, Target, Timing,
+    Usage,
+};
+pub use case::{Case, Finding, Memo, Subject, attributions};
+pub use error::{ExplainError, Limit, Misfit};
+pub use house::{House, Limits};
+pub use masking::{Masker, Operation};
+pub use method::{About, Family, Method, Plan, Price, Typed, nothing_more};
+pub use predict::{FunctionToApply, LabelOf, PredictParameters, PredictRequest, predict};
+pub use request::{
+    ExplainRequest, GranularitySpec, Input, InputFields, Inputs, OneTarget, SpanList, TargetSpec, Unit,
+};
+pub use run::{Arrival, explain, explain_within};

@@ -2,3 +2,68 @@
 
 pub mod labels;
 pub mod manifest;
+mod need;
+mod open;
+mod shelf;
+pub mod text;
+
+use std::sync::Arc;
+
+pub use labels::{Activation, Labels, Output, ScoreError, TargetError};
+pub use manifest::{Manifest, ManifestError, SpecialTokens};
+pub use need::{Need, Unavailable};
+pub use open::{OpenError, OpenSettings};
+pub use shelf::{Entry, Shelf};
+
+use crate::runtime::{Device, Program, Role};
+
+/// One classifier: its labels, its tokenizer, its graphs.
+pub struct Model {
+    /// The name under which it is served.
+    pub name: String,
+    /// SHA-256 of its graph and weights, in hexadecimal.
+    pub digest: String,
+    /// Names of the logits and what they become.
+    pub labels: Labels,
+    /// Ids of the tokens with a meaning of their own.
+    pub special: SpecialTokens,
+    /// Reads texts.
+    pub tokenizer: text::Tokenizer,
+    /// Most tokens of an input, special tokens included.
+    pub max_length: Option<usize>,
+    /// The element type of its logits, as `GET /models` names it.
+    pub precision: &'static str,
+    /// Where it runs.
+    pub device: Device,
+    /// Logits from tokens: the file as it is.
+    pub forward: Arc<Program>,
+    /// What a caller should know beside the numbers.
+    pub warnings: Vec<String>,
+}
+
+impl Model {
+    /// Whether the graph reads an attention mask, so that a token can be hidden from it.
+    pub fn reads_mask(&self) -> bool {
+        self.forward.layout.inputs.iter().any(|it| it.role == Role::Mask)
+    }
+
+    /// Whether the graph tells the two texts of a pair apart.
+    pub fn reads_types(&self) -> bool {
+        self.forward.layout.inputs.iter().any(|it| it.role == Role::Types)
+    }
+
+    /// A token's text, for special tokens that stand for no part of the input.
+    pub fn token_name(&self, id: u32) -> String {
+        self.tokenizer.token_text(id).unwrap_or_default()
+    }
+
+    /// Whether the model has the graph that a method needs.
+    ///
+    /// # Errors
+    /// [`Unavailable`] with the reason that was found when the model was opened.
+    pub fn allows(&self, need: Need) -> Result<(), Unavailable> {
+        match need {
+            Need::Forward => Ok(()),
+        }
+    }
+}

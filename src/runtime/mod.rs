@@ -24,6 +24,6 @@ pub use layout::{Dim, Extra, InputSlot, Layout, OutputSlot, Padding, Role, Row, 
 pub use program::{Program, ProgramKind};
 pub use queue::Gauges;
 pub use scheduler::{Busy, Scheduler, SchedulerSettings};
-pub use session::{Graph, Optimise, Outlet, Session, SharedWeights, Weight};
+pub use session::{Graph, Optimise, Outlet, Session, SharedWeights, Source, Weight};
 pub use tensor::{Data, Element, Tensor};
 pub use threads::granted_cores;

@@ -43,6 +43,23 @@ impl Program {
         Ok(Self { kind, layout, sessions })
     }
 
+    /// The size of the first output's last axis, found by running `row`.
+    ///
+    /// # Errors
+    /// ONNX Runtime's words, or an output that is not [batch, size].
+    pub fn probe_width(&mut self, row: &Row) -> Result<usize, RuntimeError> {
+        let inputs = self.layout.stack(std::slice::from_ref(row));
+        let name = self.layout.outputs[0].name.as_str();
+        let session = self.sessions[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+        match session.run(inputs, [name])?.first().map(|it| it.dims.as_slice()) {
+            Some(&[1, width]) if width > 0 => Ok(width),
+            other => {
+                let found = other.unwrap_or_default();
+                Err(RuntimeError::Session(format!("output `{name}` has shape {found:?}, not [1, labels]")))
+            }
+        }
+    }
+
     /// Runs one batch on the session of `worker`, on the calling thread.
     ///
     /// # Errors

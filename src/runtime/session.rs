@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -19,12 +20,28 @@ use ort::{
 use super::{Data, Device, Element, Runtime, RuntimeError, Tensor, tensor::element_of};
 
 /// A graph to open: the serialised model, and the large initializers that were taken out of it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Graph {
-    /// The serialised ONNX model.
-    pub model: Bytes,
+    /// The ONNX model.
+    pub model: Source,
     /// Initializers that the model names and does not hold.
     pub weights: Vec<Weight>,
+}
+
+/// Where the ONNX model is.
+#[derive(Clone)]
+pub enum Source {
+    /// In memory, serialised.
+    Bytes(Bytes),
+    /// In a file, with its external data beside it.
+    File(Arc<Path>),
+}
+
+impl Graph {
+    /// The model in a file, as it is.
+    pub fn file(path: &Path) -> Self {
+        Self { model: Source::File(path.into()), weights: Vec::new() }
+    }
 }
 
 /// One initializer, as raw little-endian bytes.
@@ -204,7 +221,10 @@ fn build(
     for weight in &graph.weights {
         builder = builder.with_external_initializer(&weight.name, weights.value(weight)?).map_err(plain)?;
     }
-    Ok(builder.commit_from_memory(&graph.model)?)
+    Ok(match &graph.model {
+        Source::Bytes(bytes) => builder.commit_from_memory(bytes)?,
+        Source::File(path) => builder.commit_from_file(path)?,
+    })
 }
 
 fn outlet(name: &str, kind: &ValueType) -> Outlet {

@@ -1,0 +1,3 @@
+//! The perturbation family: change the input, watch the score.
+
+pub mod leave_one_out;

@@ -1,0 +1,370 @@
+//! The path of every explanation: check, price, admit, run, wrap.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{
+    Case, ExplainAnswer, ExplainError, ExplainRequest, Explanation, Finding, GranularitySpec, House, Input,
+    InputResult, Limits, Memo, Method, Misfit, ModelRef, OneTarget, Plan, Price, Subject, Target, TargetSpec,
+    Timing, Unit, Usage, predict::prediction, random::GENERATOR,
+};
+use crate::{
+    model::{
+        Labels, Model, Output,
+        text::{Encoded, Feature, Granularity, Span, features},
+    },
+    runtime::{Cancel, Lane, ProgramKind, Row},
+};
+
+/// What is known of a request beside its body.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The request's id.
+    pub id: String,
+    /// When its first byte was read; deadlines count from here.
+    pub at: Instant,
+    /// Set when the caller goes away.
+    pub cancel: Cancel,
+}
+
+/// One input, ready to be priced.
+struct Read<'a> {
+    input: &'a Input,
+    pointer: String,
+    encoded: Encoded,
+    features: Vec<Feature>,
+}
+
+/// Explains every input of `request`. Blocks until the answer stands: call it on a thread that may wait.
+///
+/// # Errors
+/// Everything in [`ExplainError`]; a refusal costs no evaluation, except that labels and texts are read.
+pub fn explain(
+    house: &House,
+    method: &dyn Method,
+    request: &ExplainRequest,
+    arrival: &Arrival,
+) -> Result<ExplainAnswer, ExplainError> {
+    explain_within(house, &house.limits, method, request, arrival)
+}
+
+/// As [`explain`], under other limits than the house's own.
+///
+/// # Errors
+/// As [`explain`].
+pub fn explain_within(
+    house: &House,
+    limits: &Limits,
+    method: &dyn Method,
+    request: &ExplainRequest,
+    arrival: &Arrival,
+) -> Result<ExplainAnswer, ExplainError> {
+    let model = house.models.find(request.model.as_deref())?;
+    let about = method.about();
+    let plan = method.read(&request.parameters)?;
+    for need in plan.needs() {
+        model.allows(need).map_err(|missing| missing.for_method(about.slug))?;
+    }
+    let output = request.output.unwrap_or_else(|| default_output(about.output, &model.labels));
+    let targets = Targets::read(&request.target, &model.labels)?;
+    if output != Output::Logit {
+        model
+            .labels
+            .values(output, &vec![0.0; model.labels.len()])
+            .map_err(|error| ExplainError::from(Misfit::new("/output", error.to_string())))?;
+    }
+
+    let inputs = read_inputs(limits, &model, request)?;
+    let tokenized = arrival.at.elapsed();
+    let subjects: Vec<Subject<'_>> = inputs
+        .iter()
+        .map(|read| Subject {
+            model: &model,
+            encoded: &read.encoded,
+            features: &read.features,
+            targets: targets.count(&model.labels),
+            output,
+            seed: request.seed,
+            pointer: &read.pointer,
+        })
+        .collect();
+    let bill = priced(limits, &*plan, &subjects)?;
+    let deadline = arrival.at + limits.timeout(request.timeout_ms)?;
+    let lane = house
+        .scheduler
+        .admit(bill.cost, deadline, arrival.cancel.clone())
+        .map_err(|busy| ExplainError::Overloaded { retry_after: busy.retry_after })?;
+
+    let started = Instant::now();
+    let memo = Memo::default();
+    let rows: Vec<Row> = inputs.iter().map(|read| read.encoded.row()).collect();
+    let logits = memo.forward(&lane, &model.forward, rows.clone())?;
+    let cases: Vec<Case<'_>> = subjects
+        .into_iter()
+        .zip(rows)
+        .zip(logits)
+        .map(|((subject, row), logits)| {
+            Ok(Case {
+                targets: targets.resolve(&model.labels, &logits)?,
+                subject,
+                row,
+                logits: logits.to_vec(),
+                lane: &lane,
+                memo: &memo,
+            })
+        })
+        .collect::<Result<_, ExplainError>>()?;
+    let findings = run_all(&*plan, &cases)?;
+    let results = inputs
+        .iter()
+        .zip(&cases)
+        .zip(findings)
+        .map(|((read, case), findings)| result(read, case, findings))
+        .collect::<Result<_, _>>()?;
+
+    let usage = usage(&lane, &memo, bill);
+    Ok(ExplainAnswer {
+        id: arrival.id.clone(),
+        model: ModelRef { name: model.name.clone(), digest: model.digest.clone() },
+        method: about.slug.to_owned(),
+        parameters: plan.resolved(),
+        seed: request.seed,
+        generator: GENERATOR,
+        results,
+        usage,
+        warnings: model.warnings.clone(),
+        timing: timing(arrival, tokenized, started, &lane),
+    })
+}
+
+/// Runs every case, side by side where there are several, so that one input's last chunk does not leave a
+/// worker idle.
+fn run_all(plan: &dyn Plan, cases: &[Case<'_>]) -> Result<Vec<Vec<Finding>>, ExplainError> {
+    if let [case] = cases {
+        return Ok(vec![plan.run(case)?]);
+    }
+    const AT_ONCE: usize = 4;
+    let mut findings = Vec::with_capacity(cases.len());
+    for group in cases.chunks(AT_ONCE) {
+        let group: Vec<Result<_, ExplainError>> = std::thread::scope(|scope| {
+            let running: Vec<_> = group.iter().map(|case| scope.spawn(|| plan.run(case))).collect();
+            let panicked = |_| Err(ExplainError::Internal("a method panicked".to_owned()));
+            running.into_iter().map(|it| it.join().unwrap_or_else(panicked)).collect()
+        });
+        for result in group {
+            findings.push(result?);
+        }
+    }
+    Ok(findings)
+}
+
+fn read_inputs<'a>(
+    limits: &Limits,
+    model: &Model,
+    request: &'a ExplainRequest,
+) -> Result<Vec<Read<'a>>, ExplainError> {
+    let list = request.inputs.list();
+    limits.check_inputs(list.len())?;
+    let mut misfits = Vec::new();
+    let mut all = Vec::new();
+    for (index, input) in list.iter().enumerate() {
+        let pointer = request.inputs.pointer(index);
+        match read_input(limits, model, request, input, &pointer) {
+            Ok((encoded, features)) => all.push(Read { input, pointer, encoded, features }),
+            Err(ExplainError::Misfits(more)) => misfits.extend(more),
+            Err(other) => return Err(other),
+        }
+    }
+    if misfits.is_empty() { Ok(all) } else { Err(ExplainError::Misfits(misfits)) }
+}
+
+fn read_input(
+    limits: &Limits,
+    model: &Model,
+    request: &ExplainRequest,
+    input: &Input,
+    pointer: &str,
+) -> Result<(Encoded, Vec<Feature>), ExplainError> {
+    let (text, pair) = input.texts();
+    let encoded = model.encode(text, pair, request.truncate, limits, pointer)?;
+    let granularity = granularity(&request.granularity)?;
+    let features = features(&encoded, &granularity)
+        .map_err(|error| Misfit::new(feature_pointer(&request.granularity, pointer), error.to_string()))?;
+    if features.is_empty() {
+        return Err(Misfit::new(pointer, "holds nothing that could be explained").into());
+    }
+    Ok((encoded, features))
+}
+
+fn feature_pointer(granularity: &GranularitySpec, input: &str) -> String {
+    match granularity {
+        GranularitySpec::Unit(_) => input.to_owned(),
+        GranularitySpec::Spans(_) => "/granularity/spans".to_owned(),
+    }
+}
+
+fn granularity(spec: &GranularitySpec) -> Result<Granularity, ExplainError> {
+    Ok(match spec {
+        GranularitySpec::Unit(Unit::Token) => Granularity::Token,
+        GranularitySpec::Unit(Unit::Word) => Granularity::Word,
+        GranularitySpec::Unit(Unit::Sentence) => Granularity::Sentence,
+        GranularitySpec::Spans(list) => {
+            let span = |(index, numbers): (usize, &Vec<usize>)| match numbers[..] {
+                [start, end] => Ok(Span { segment: 0, start, end }),
+                [start, end, segment @ (0 | 1)] => Ok(Span { segment: segment as u8, start, end }),
+                _ => Err(Misfit::new(
+                    format!("/granularity/spans/{index}"),
+                    "is neither [start, end] nor [start, end, segment] with segment 0 or 1",
+                )),
+            };
+            Granularity::Spans(list.spans.iter().enumerate().map(span).collect::<Result<_, _>>()?)
+        }
+    })
+}
+
+/// The method's own choice, but a regression has nothing other than its logit.
+fn default_output(wanted: Output, labels: &Labels) -> Output {
+    match labels.activation() {
+        crate::model::Activation::Identity => Output::Logit,
+        crate::model::Activation::Softmax | crate::model::Activation::Sigmoid => wanted,
+    }
+}
+
+/// What a request will cost at the most.
+#[derive(Clone, Copy)]
+struct Bill {
+    /// Rows, forward and gradient.
+    passes: u64,
+    /// Token passes, weighted by kind.
+    cost: u64,
+}
+
+/// The request's bill, once it is known to be within the limits.
+fn priced(limits: &Limits, plan: &dyn Plan, subjects: &[Subject<'_>]) -> Result<Bill, ExplainError> {
+    let (mut passes, mut cost) = (0u64, 0u64);
+    for subject in subjects {
+        let Price { forward, gradient } = plan.price(subject)?;
+        let rows = 1 + forward;
+        passes = passes.saturating_add(rows).saturating_add(gradient);
+        let tokens = subject.encoded.tokens.len() as u64;
+        let weighted = rows * ProgramKind::Forward.cost() + gradient * ProgramKind::Gradient.cost();
+        cost = cost.saturating_add(weighted.saturating_mul(tokens));
+    }
+    let most = limits.max_passes;
+    if passes > most {
+        let detail = format!("asks for {passes} passes; at most {most} are made for one request");
+        return Err(Misfit::over("/parameters", detail, "max_passes", most).into());
+    }
+    Ok(Bill { passes, cost })
+}
+
+/// Whose scores are explained, before and after the prediction is known.
+enum Targets {
+    All,
+    These(Vec<TargetOrPredicted>),
+}
+
+#[derive(Clone, Copy)]
+enum TargetOrPredicted {
+    Index(usize),
+    Predicted,
+}
+
+impl Targets {
+    fn read(spec: &TargetSpec, labels: &Labels) -> Result<Self, ExplainError> {
+        let one = |target: &OneTarget, pointer: String| -> Result<TargetOrPredicted, ExplainError> {
+            let refuse = |error: crate::model::TargetError| Misfit::new(&*pointer, error.to_string());
+            Ok(match target {
+                OneTarget::Index(index) => TargetOrPredicted::Index(labels.check(*index).map_err(refuse)?),
+                OneTarget::Name(name) => match labels.find(name) {
+                    Ok(index) => TargetOrPredicted::Index(index),
+                    Err(_) if name == "predicted" => TargetOrPredicted::Predicted,
+                    Err(error) => return Err(refuse(error).into()),
+                },
+            })
+        };
+        match spec {
+            TargetSpec::One(OneTarget::Name(name)) if name == "all" && labels.find(name).is_err() => {
+                Ok(Self::All)
+            }
+            TargetSpec::One(target) => Ok(Self::These(vec![one(target, "/target".to_owned())?])),
+            TargetSpec::Many(targets) if targets.is_empty() => {
+                Err(Misfit::new("/target", "holds no label").into())
+            }
+            TargetSpec::Many(targets) => targets
+                .iter()
+                .enumerate()
+                .map(|(index, target)| one(target, format!("/target/{index}")))
+                .collect::<Result<_, _>>()
+                .map(Self::These),
+        }
+    }
+
+    fn count(&self, labels: &Labels) -> usize {
+        match self {
+            Self::All => labels.len(),
+            Self::These(targets) => targets.len(),
+        }
+    }
+
+    fn resolve(&self, labels: &Labels, logits: &[f32]) -> Result<Vec<usize>, ExplainError> {
+        let Self::These(targets) = self else { return Ok((0..labels.len()).collect()) };
+        targets
+            .iter()
+            .map(|target| match target {
+                TargetOrPredicted::Index(index) => Ok(*index),
+                TargetOrPredicted::Predicted => Ok(labels.predicted(logits)?),
+            })
+            .collect()
+    }
+}
+
+fn result(read: &Read<'_>, case: &Case<'_>, findings: Vec<Finding>) -> Result<InputResult, ExplainError> {
+    let labels = &case.subject.model.labels;
+    let served = case.scalars(&case.logits)?;
+    let explanations = findings
+        .into_iter()
+        .zip(case.targets.iter().zip(served))
+        .map(|(finding, (&index, value))| {
+            let mut evidence = finding.evidence;
+            evidence.insert("parity".to_owned(), json!(finding.value - value));
+            Explanation {
+                target: Target { label: labels.names()[index].clone(), index },
+                output: case.subject.output,
+                value,
+                base_value: finding.base_value,
+                attributions: finding.attributions,
+                evidence,
+                details: finding.details,
+            }
+        })
+        .collect();
+    Ok(InputResult {
+        id: read.input.id().map(str::to_owned),
+        prediction: prediction(labels, &case.logits)?,
+        explanations,
+        truncated: read.encoded.truncated.is_some(),
+        truncation: read.encoded.truncated.as_ref().map(|it| json!(it)),
+    })
+}
+
+fn usage(lane: &Lane, memo: &Memo, bill: Bill) -> Usage {
+    let spent = lane.spent();
+    Usage {
+        forward_passes: spent.forward_passes,
+        gradient_passes: spent.gradient_passes,
+        reused_passes: memo.reused(),
+        priced_passes: bill.passes,
+        tokens: spent.tokens,
+        queue_ms: spent.queued.as_secs_f64() * 1e3,
+        compute_ms: spent.computed.as_secs_f64() * 1e3,
+    }
+}
+
+fn timing(arrival: &Arrival, tokenized: Duration, started: Instant, lane: &Lane) -> Timing {
+    let queue = lane.spent().queued;
+    let forward = started.elapsed().saturating_sub(queue);
+    let reduce = arrival.at.elapsed().saturating_sub(tokenized + queue + forward);
+    Timing { tokenize: tokenized, queue, forward, reduce }
+}

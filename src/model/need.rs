@@ -1,0 +1,37 @@
+//! Where what a method asks of a model's graph is named, and why it may be refused.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A graph that a method runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Need {
+    /// Logits from tokens; every model has it.
+    Forward,
+}
+
+/// A graph that a model does not have, found out when the model was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unavailable {
+    /// The method that was asked for, once one was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// What kind of obstacle it is: `operator`, `quantised`, `embedding`, ...
+    pub code: String,
+    /// The obstacle in a sentence.
+    pub reason: String,
+    /// Operators and nodes that stand in the way, all of them.
+    pub operators: Vec<String>,
+    /// What would help.
+    pub advice: String,
+}
+
+impl Unavailable {
+    /// The same obstacle, met by a method.
+    pub fn for_method(mut self, slug: &str) -> Self {
+        self.method = Some(slug.to_owned());
+        self
+    }
+}

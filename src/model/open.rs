@@ -1,0 +1,180 @@
+//! Where a folder becomes a model: read, check, start its sessions.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    Manifest, ManifestError, Model,
+    manifest::Side,
+    text::{Tokenizer, TokenizerError},
+};
+use crate::runtime::{
+    Dim, Element, Graph, InputSlot, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind,
+    Role, Row, Runtime, RuntimeError, Session, SharedWeights,
+};
+
+/// How models are opened.
+#[derive(Clone)]
+pub struct OpenSettings {
+    /// The loaded ONNX Runtime.
+    pub runtime: Runtime,
+    /// Sessions of every graph: one a worker.
+    pub workers: usize,
+}
+
+/// Why a folder is not served. Every variant names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// One of the folder's files is missing or wrong.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// `tokenizer.json` cannot be used.
+    #[error("{file}: {cause}")]
+    Tokenizer {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        cause: TokenizerError,
+    },
+    /// ONNX Runtime refuses the graph, or it fails on the simplest input.
+    #[error("{file}: {cause}")]
+    Graph {
+        /// The file.
+        file: String,
+        /// ONNX Runtime's words.
+        cause: RuntimeError,
+    },
+    /// The graph is not that of a text classifier.
+    #[error("{file}: {detail}")]
+    NotAClassifier {
+        /// The file.
+        file: String,
+        /// What was found instead.
+        detail: String,
+    },
+}
+
+impl Model {
+    /// Opens the folder under a name.
+    ///
+    /// # Errors
+    /// [`OpenError`], one clear reason.
+    pub fn open(name: &str, folder: &Path, settings: &OpenSettings) -> Result<Self, OpenError> {
+        let manifest = Manifest::read(folder, None)?;
+        let file = manifest.graph.display().to_string();
+        let tokenizer = Tokenizer::open(&manifest).map_err(|cause| OpenError::Tokenizer {
+            file: manifest.tokenizer.display().to_string(),
+            cause,
+        })?;
+        let failed = |cause| OpenError::Graph { file: file.clone(), cause };
+        let odd = |detail| OpenError::NotAClassifier { file: file.clone(), detail };
+
+        let graph = Graph::file(&manifest.graph);
+        let weights = SharedWeights::default();
+        let session =
+            Session::open(&settings.runtime, &graph, &weights, Optimise::Everything).map_err(failed)?;
+        let layout = layout(&session.inputs(), &session.outputs(), &manifest).map_err(odd)?;
+        let precision = precision(&session, &layout);
+        drop(session);
+        let forward = Program::open(
+            &settings.runtime,
+            &graph,
+            &weights,
+            ProgramKind::Forward,
+            layout,
+            settings.workers,
+        )
+        .map_err(failed)?;
+        let (forward, width) = learn_width(forward, &tokenizer).map_err(failed)?;
+        let labels = manifest.labels(Some(width))?;
+        Ok(Self {
+            name: name.to_owned(),
+            digest: manifest.digest()?,
+            labels,
+            special: manifest.special.clone(),
+            tokenizer,
+            max_length: manifest.max_length,
+            precision,
+            device: settings.runtime.device,
+            forward: Arc::new(forward),
+            warnings: Vec::new(),
+        })
+    }
+}
+
+/// How the graph's inputs are fed and which output holds the logits. The logits' width is filled in by
+/// [`learn_width`] where the graph leaves it open.
+fn layout(inputs: &[Outlet], outputs: &[Outlet], manifest: &Manifest) -> Result<Layout, String> {
+    let inputs = inputs.iter().map(input_slot).collect::<Result<Vec<_>, _>>()?;
+    let has = |role| inputs.iter().any(|it| it.role == role);
+    if !has(Role::Ids) {
+        let names: Vec<&str> = inputs.iter().map(|it| it.name.as_str()).collect();
+        return Err(format!("the graph has no input `input_ids`; its inputs are {}", names.join(", ")));
+    }
+    let padding = match (manifest.special.pad, has(Role::Mask), manifest.padding_side) {
+        (Some(pad), true, Side::Right) => Padding::Right(pad),
+        (Some(pad), true, Side::Left) => Padding::Left(pad),
+        (None, _, _) | (_, false, _) => Padding::Never,
+    };
+    let logits = logits(outputs)?;
+    let width = logits.dims.last().copied().flatten().unwrap_or(0);
+    let outputs = vec![OutputSlot { name: logits.name.clone(), dims: vec![Dim::Fixed(width)] }];
+    Ok(Layout { inputs, outputs, padding })
+}
+
+fn input_slot(outlet: &Outlet) -> Result<InputSlot, String> {
+    let role = match outlet.name.as_str() {
+        "input_ids" => Role::Ids,
+        "attention_mask" => Role::Mask,
+        "token_type_ids" => Role::Types,
+        "position_ids" => Role::Positions,
+        other => {
+            return Err(format!(
+                "the graph wants an input `{other}`; a classifier's inputs are input_ids, attention_mask, \
+                 token_type_ids and position_ids"
+            ));
+        }
+    };
+    match outlet.element {
+        Some(element @ (Element::I64 | Element::I32 | Element::Bool | Element::F32)) => {
+            Ok(InputSlot { name: outlet.name.clone(), role, element, dims: vec![Dim::Sequence] })
+        }
+        _ => Err(format!("the input `{}` is neither int64 nor int32", outlet.name)),
+    }
+}
+
+/// The output named `logits`, or the only two-dimensional float output.
+fn logits(outputs: &[Outlet]) -> Result<&Outlet, String> {
+    let float = |it: &&Outlet| matches!(it.element, Some(Element::F32 | Element::F16 | Element::F64));
+    let named = outputs.iter().filter(float).find(|it| it.name == "logits");
+    let mut flat = outputs.iter().filter(float).filter(|it| it.dims.len() == 2);
+    match (named, flat.next(), flat.next()) {
+        (Some(named), _, _) => Ok(named),
+        (None, Some(only), None) => Ok(only),
+        _ => {
+            let names: Vec<&str> = outputs.iter().map(|it| it.name.as_str()).collect();
+            Err(format!(
+                "the graph has no output `logits` and not exactly one float output of shape [batch, labels]; \
+                 its outputs are {}",
+                names.join(", ")
+            ))
+        }
+    }
+}
+
+fn precision(session: &Session, layout: &Layout) -> &'static str {
+    let logits = session.outputs().into_iter().find(|it| it.name == layout.outputs[0].name);
+    match logits.and_then(|it| it.element) {
+        Some(Element::F16) => "float16",
+        Some(Element::F64) => "float64",
+        _ => "float32",
+    }
+}
+
+/// Runs the shortest row that the tokenizer makes, which shows that the graph runs at all and how many
+/// logits there are.
+fn learn_width(mut program: Program, tokenizer: &Tokenizer) -> Result<(Program, usize), RuntimeError> {
+    let row = Row::of(tokenizer.shortest_ids(), None);
+    let width = program.probe_width(&row)?;
+    program.layout.outputs[0].dims = vec![Dim::Fixed(width)];
+    Ok((program, width))
+}

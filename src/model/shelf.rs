@@ -1,0 +1,51 @@
+//! Where the models stand by name.
+
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::Model;
+use crate::explain::ExplainError;
+
+/// The models of this process, in the order in which they were named.
+#[derive(Default)]
+pub struct Shelf(IndexMap<String, Entry>);
+
+/// A model that was asked for at the start.
+#[derive(Clone)]
+pub enum Entry {
+    /// It is served.
+    Ready(Arc<Model>),
+    /// It did not open; the text says why.
+    Failed(String),
+}
+
+impl Shelf {
+    /// Adds a model, or replaces the one of that name.
+    pub fn put(&mut self, name: impl Into<String>, entry: Entry) {
+        self.0.insert(name.into(), entry);
+    }
+
+    /// Every model with its name, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.0.iter().map(|(name, entry)| (name.as_str(), entry))
+    }
+
+    /// The model of that name, or the first if none is named.
+    ///
+    /// # Errors
+    /// [`ExplainError::UnknownModel`] and [`ExplainError::ModelFailed`].
+    pub fn find(&self, name: Option<&str>) -> Result<Arc<Model>, ExplainError> {
+        let found = match name {
+            Some(name) => self.0.get_key_value(name),
+            None => self.0.iter().find(|(_, it)| matches!(it, Entry::Ready(_))).or_else(|| self.0.first()),
+        };
+        match found {
+            Some((_, Entry::Ready(model))) => Ok(model.clone()),
+            Some((name, Entry::Failed(reason))) => {
+                Err(ExplainError::ModelFailed { name: name.clone(), reason: reason.clone() })
+            }
+            None => Err(ExplainError::UnknownModel(name.unwrap_or_default().to_owned())),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The laws that hold for every method, looped over the registry: a new method is tested by being listed.
+
+use std::time::Instant;
+
+use explaind::{
+    explain::{
+        Arrival, ExplainAnswer, ExplainError, ExplainRequest, House, Limits, Method, explain, explain_within,
+        registry::METHODS,
+    },
+    runtime::Cancel,
+};
+use serde_json::{Value, json};
+
+use crate::support::bundled;
+
+const TEXTS: [&str; 3] = [
+    "A warm, funny and quietly moving film.",
+    "The plot 🎬 isn't good — it drags, and the café scenes feel naïve.",
+    "Dull.",
+];
+
+fn ask(house: &House, method: &dyn Method, body: Value) -> Result<ExplainAnswer, ExplainError> {
+    let request: ExplainRequest = serde_json::from_value(body).expect("a well-formed request");
+    let arrival = Arrival { id: "law".into(), at: Instant::now(), cancel: Cancel::default() };
+    explain(house, method, &request, &arrival)
+}
+
+fn example(method: &dyn Method) -> Value {
+    serde_json::from_str(method.about().example).expect("an example is JSON")
+}
+
+fn body(method: &dyn Method, inputs: Value) -> Value {
+    json!({ "inputs": inputs, "parameters": example(method), "seed": 7, "timeout_ms": 60_000 })
+}
+
+fn answer(method: &dyn Method, body: Value) -> ExplainAnswer {
+    ask(bundled(), method, body).unwrap_or_else(|error| panic!("{}: {error:?}", method.about().slug))
+}
+
+fn scores(answer: &ExplainAnswer) -> Vec<Vec<f64>> {
+    let of = |it: &explaind::explain::Explanation| it.attributions.iter().map(|it| it.score).collect();
+    answer.results.iter().flat_map(|it| it.explanations.iter().map(of)).collect()
+}
+
+fn close(a: &[Vec<f64>], b: &[Vec<f64>], tolerance: f64) -> bool {
+    let largest = a.iter().flatten().fold(0.0f64, |most, it| most.max(it.abs())).max(1e-3);
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= tolerance * largest)
+        })
+}
+
+#[test]
+fn the_same_seed_gives_the_same_answer() {
+    for method in METHODS {
+        let ask = || scores(&answer(*method, body(*method, json!(TEXTS))));
+        let (first, second) = (ask(), ask());
+        assert!(close(&first, &second, 1e-4), "{}: {first:?} {second:?}", method.about().slug);
+    }
+}
+
+#[test]
+fn every_word_has_one_finite_score_and_its_offsets_slice_the_text() {
+    for method in METHODS {
+        let slug = method.about().slug;
+        let answer = answer(*method, body(*method, json!(TEXTS)));
+        assert_eq!(answer.results.len(), TEXTS.len(), "{slug}");
+        for (result, text) in answer.results.iter().zip(TEXTS) {
+            let points: Vec<char> = text.chars().collect();
+            for explanation in &result.explanations {
+                let mut last = 0;
+                for it in explanation.attributions.iter().filter(|it| !it.special) {
+                    let slice: String = points[it.start..it.end].iter().collect();
+                    assert_eq!(slice, it.text, "{slug}");
+                    assert!(it.score.is_finite(), "{slug}: {it:?}");
+                    assert!(it.start >= last, "{slug}: {it:?} overlaps");
+                    last = it.end;
+                }
+                let letters = |text: &str| text.chars().filter(|it| !it.is_whitespace()).count();
+                let covered: usize = explanation
+                    .attributions
+                    .iter()
+                    .filter(|it| !it.special)
+                    .map(|it| letters(&it.text))
+                    .sum();
+                assert_eq!(covered, letters(text), "{slug}: every visible character is in one feature");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_explained_score_is_the_served_score() {
+    for method in METHODS {
+        for result in answer(*method, body(*method, json!(TEXTS))).results {
+            for explanation in result.explanations {
+                let parity = explanation.evidence["parity"].as_f64().expect("parity is a number");
+                let bound = 1e-4 * explanation.value.abs().max(1.0);
+                assert!(parity.abs() <= bound, "{}: parity {parity}", method.about().slug);
+            }
+        }
+    }
+}
+
+#[test]
+fn all_targets_are_explained_in_order() {
+    for method in METHODS {
+        let mut body = body(*method, json!(TEXTS[0]));
+        body["target"] = json!("all");
+        let answer = answer(*method, body);
+        let labels: Vec<usize> = answer.results[0].explanations.iter().map(|it| it.target.index).collect();
+        assert_eq!(labels, [0, 1], "{}", method.about().slug);
+    }
+}
+
+#[test]
+fn the_price_is_what_is_spent() {
+    for method in METHODS {
+        let about = method.about();
+        let usage = answer(*method, body(*method, json!(TEXTS))).usage;
+        let spent = usage.forward_passes + usage.gradient_passes + usage.reused_passes;
+        if about.stops_early {
+            assert!(spent <= usage.priced_passes, "{}: {usage:?}", about.slug);
+        } else {
+            assert_eq!(spent, usage.priced_passes, "{}: {usage:?}", about.slug);
+        }
+    }
+}
+
+#[test]
+fn a_price_over_the_limit_is_refused_before_anything_runs() {
+    for method in METHODS {
+        let slug = method.about().slug;
+        let body = body(*method, json!(TEXTS));
+        let priced = answer(*method, body.clone()).usage.priced_passes;
+        let limits = Limits { max_passes: priced - 1, ..Limits::default() };
+        let request: ExplainRequest = serde_json::from_value(body).expect("a well-formed request");
+        let arrival = Arrival { id: "law".into(), at: Instant::now(), cancel: Cancel::default() };
+        match explain_within(bundled(), &limits, *method, &request, &arrival) {
+            Err(ExplainError::Misfits(misfits)) => {
+                assert_eq!(misfits[0].limit.map(|it| it.name), Some("max_passes"), "{slug}");
+            }
+            other => panic!("{slug}: not refused: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn batch_mates_change_nothing() {
+    for method in METHODS {
+        let together = scores(&answer(*method, body(*method, json!(TEXTS))));
+        for (text, together) in TEXTS.iter().zip(together) {
+            let alone = scores(&answer(*method, body(*method, json!(text))));
+            let slug = method.about().slug;
+            assert!(close(&alone, &[together.clone()], 1e-3), "{slug}: {alone:?} {together:?}");
+        }
+    }
+}
+
+#[test]
+fn every_parameter_is_in_the_schema_with_a_sentence() {
+    for method in METHODS {
+        let slug = method.about().slug;
+        let schemas = method.schemas();
+        let schema = serde_json::to_value(&schemas[0].1).unwrap();
+        let properties = schema["properties"].as_object().unwrap_or_else(|| panic!("{slug}: no properties"));
+        assert_eq!(schema["additionalProperties"], json!(false), "{slug} takes unknown parameters");
+        let plan = method.read(example(*method).as_object().unwrap()).unwrap();
+        for name in plan.resolved().as_object().unwrap().keys() {
+            let property =
+                properties.get(name).unwrap_or_else(|| panic!("{slug}: {name} is not in the schema"));
+            assert!(property["description"].is_string(), "{slug}: {name} has no sentence: {property}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_parameter_is_refused() {
+    for method in METHODS {
+        let raw = json!({ "no_such_parameter": 1 });
+        assert!(method.read(raw.as_object().unwrap()).is_err(), "{}", method.about().slug);
+    }
+}
