@@ -5,6 +5,7 @@
 //! raised to (opset 17, where most reductions carry their axes as an attribute, and 18 and later).
 
 mod helpers;
+mod lengths;
 
 use std::collections::{HashMap, HashSet};
 
@@ -119,6 +120,17 @@ impl Builder {
         outputs
     }
 
+    /// Appends a pointwise operator of one operand whose result gets a given name, which must be free.
+    pub fn named(&mut self, op: &str, x: &Value, name: &str) -> Value {
+        let value = self.names.fresh(name);
+        let fact = Fact::new(self.fact(x).element, self.shape(x));
+        let mut node = Node::new(op, std::slice::from_ref(x), std::slice::from_ref(&value));
+        node.name = value.to_string();
+        self.graph.nodes.push(node);
+        self.facts.insert(value.clone(), fact);
+        value
+    }
+
     /// A constant; equal ones are stored once.
     pub fn constant(&mut self, tensor: Tensor) -> Value {
         let key = (tensor.element(), tensor.dims().to_vec(), tensor.data().to_vec());
@@ -161,11 +173,19 @@ impl Builder {
 /// Attributes of a node to append.
 pub type Attributes<'a> = &'a [(&'a str, Attribute)];
 
+/// FNV-1a over dimensions and bytes.
+fn fingerprint(tensor: &Tensor) -> u64 {
+    let dims = tensor.dims().iter().flat_map(|it| it.to_le_bytes());
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    dims.chain(tensor.data().iter().copied()).fold(0xcbf2_9ce4_8422_2325, mix)
+}
+
 fn constant_name(tensor: &Tensor) -> String {
     let words: Vec<String> = match (tensor.len(), tensor.to_i64(), tensor.to_f64()) {
         (0..=4, Some(ints), _) => ints.iter().map(i64::to_string).collect(),
         (0..=4, _, Some(floats)) => floats.iter().map(f64::to_string).collect(),
-        _ => vec![tensor.element().to_string()],
+        // Sessions share large constants by name, so the name follows the contents.
+        _ => vec![format!("{}-{:016x}", tensor.element(), fingerprint(tensor))],
     };
     words.join(",")
 }

@@ -114,6 +114,11 @@ impl Facts {
         self.known.get(value)
     }
 
+    /// The values that something is known of.
+    pub fn names(&self) -> impl Iterator<Item = &Value> {
+        self.known.keys()
+    }
+
     /// Learns something of `value`.
     pub fn insert(&mut self, value: Value, fact: Fact) {
         self.known.insert(value, fact);

@@ -4,10 +4,13 @@ use super::builder::Builder;
 use super::graph::{Node, Value};
 use super::ops::{self, Cotangents, Gradient, Misfit};
 
+/// The reason given for an operator that is in no table.
+pub const NO_RULE: &str = "there is no rule for this operator";
+
 /// The gradient at a node: its operator's own rule.
 pub fn local(b: &mut Builder, node: &Node, dys: &[Option<Value>]) -> Result<Cotangents, Misfit> {
     let Some(operator) = ops::find(node) else {
-        return Err("there is no rule for this operator".into());
+        return Err(NO_RULE.into());
     };
     match operator.gradient {
         Gradient::Rules(rule) => rule(b, node, dys),

@@ -1,4 +1,7 @@
 //! The integration tests: one binary, one module a subject.
 
+mod evaluate;
 mod laws;
+mod operators;
 mod support;
+mod zoo;

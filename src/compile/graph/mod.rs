@@ -109,11 +109,6 @@ impl Graph {
         self.outputs.iter().find(|it| &*it.value == name)
     }
 
-    /// The constant behind a value: an initializer, also through `Identity` nodes.
-    pub fn constant(&self, value: &str) -> Option<&Tensor> {
-        self.initializers.get(value)
-    }
-
     /// Every name in use, in this graph and in its subgraphs, of values and of nodes.
     pub fn names(&self) -> Names {
         let mut taken = HashSet::new();
@@ -142,6 +137,11 @@ pub struct Names {
 }
 
 impl Names {
+    /// Is the name in use?
+    pub fn is_taken(&self, name: &str) -> bool {
+        self.taken.contains(name)
+    }
+
     /// `base`, or `base_1`, `base_2` and so on if that is taken; the answer is taken from now on.
     pub fn fresh(&mut self, base: &str) -> Value {
         let numbered = (1..).map(|n| format!("{base}_{n}"));

@@ -9,12 +9,28 @@
 //! Notation: for `y = f(x)`, `dy` is the cotangent of `y`, and `dx` its pullback.
 
 mod activation;
+mod arithmetic;
+mod index;
+mod normalize;
+mod product;
+mod reduce;
+mod shape;
+mod softmax;
 
 use super::builder::Builder;
 use super::graph::{Node, Value};
 
 /// The tables.
-static FAMILIES: &[&[Operator]] = &[activation::OPERATORS];
+static FAMILIES: &[&[Operator]] = &[
+    activation::OPERATORS,
+    arithmetic::OPERATORS,
+    index::OPERATORS,
+    normalize::OPERATORS,
+    product::OPERATORS,
+    reduce::OPERATORS,
+    shape::OPERATORS,
+    softmax::OPERATORS,
+];
 
 /// Everything that must be said of an operator.
 pub struct Operator {

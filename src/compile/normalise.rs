@@ -1,0 +1,156 @@
+//! This file is where graphs of many opsets become graphs of two dialects: opset 17, and 18 and later.
+
+use super::graph::{Attribute, Graph, Node, Tensor, Value};
+use super::onnx::OLDEST_OPSET;
+use super::refusal::{Code, Refusal};
+
+/// The version that older graphs are raised to.
+const RAISED: i64 = 17;
+
+/// Constants become initializers, copies of constants become their original, and opsets before 17 are raised.
+///
+/// Below opset 13 a Softmax flattened everything behind its axis, which is the same on the last axis alone; the
+/// results of such nodes with another axis are answered, for the caller to check once ranks are known.
+pub fn normalise(graph: &mut Graph) -> Result<Vec<Value>, Refusal> {
+    constants(graph);
+    copies(graph);
+    let opset = graph.opset();
+    if opset < OLDEST_OPSET {
+        return Err(Refusal::new(Code::Opset, format!("opset {opset} is older than {OLDEST_OPSET}")));
+    }
+    let mut flattening = Vec::new();
+    if opset < 13 {
+        raise(graph, &mut flattening);
+    }
+    if opset < RAISED {
+        graph.opsets.insert(String::new(), RAISED);
+    }
+    Ok(flattening)
+}
+
+/// `Constant` nodes, as tensors among the initializers.
+pub(super) fn constants(graph: &mut Graph) {
+    let nodes = std::mem::take(&mut graph.nodes);
+    for node in nodes {
+        match constant(&node) {
+            Some(tensor) => {
+                graph.initializers.insert(node.outputs[0].clone(), tensor);
+            }
+            None => graph.nodes.push(node),
+        }
+    }
+}
+
+fn constant(node: &Node) -> Option<Tensor> {
+    if !node.is("Constant") || node.outputs.len() != 1 {
+        return None;
+    }
+    match node.attributes.iter().next()?.1 {
+        Attribute::Tensor(it) => Some(it.clone()),
+        Attribute::Float(it) => Some(Tensor::from_f32(&[], &[*it])),
+        Attribute::Floats(it) => Some(Tensor::from_f32(&[it.len()], it)),
+        Attribute::Int(it) => Some(Tensor::from_i64(&[], &[*it])),
+        Attribute::Ints(it) => Some(Tensor::from_i64(&[it.len()], it)),
+        _ => None,
+    }
+}
+
+/// `Identity` of an initializer, as another name for the same bytes.
+fn copies(graph: &mut Graph) {
+    let nodes = std::mem::take(&mut graph.nodes);
+    for node in nodes {
+        let source =
+            if node.is("Identity") { graph.initializers.get(&node.inputs[0]).cloned() } else { None };
+        match source {
+            Some(tensor) => {
+                graph.initializers.insert(node.outputs[0].clone(), tensor);
+            }
+            None => graph.nodes.push(node),
+        }
+    }
+}
+
+/// Opsets 11 and 12: axes and lengths move from attributes to operands.
+fn raise(graph: &mut Graph, flattening: &mut Vec<Value>) {
+    let mut names = graph.names();
+    let mut added: Vec<(Value, Tensor)> = Vec::new();
+    for node in graph.nodes.iter_mut().filter(|it| it.domain.is_empty()) {
+        let moved = match node.op.as_str() {
+            "Squeeze" | "Unsqueeze" | "ReduceSum" => "axes",
+            "Split" => "split",
+            "Softmax" | "LogSoftmax" => {
+                let axis = node.int("axis").unwrap_or(1);
+                node.attributes.insert("axis".into(), axis.into());
+                if axis != -1 {
+                    flattening.push(node.outputs[0].clone());
+                }
+                continue;
+            }
+            "Dropout" => {
+                node.attributes.clear();
+                continue;
+            }
+            _ => continue,
+        };
+        if let Some(Attribute::Ints(list)) = node.attributes.remove(moved) {
+            let value = names.fresh(&format!("{}/{moved}", node.label()));
+            added.push((value.clone(), Tensor::from_i64(&[list.len()], &list)));
+            node.inputs.push(value);
+        }
+    }
+    graph.initializers.extend(added);
+    for node in &mut graph.nodes {
+        for attribute in node.attributes.values_mut() {
+            if let Attribute::Graph(inner) = attribute {
+                raise(inner, flattening);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use insta::assert_snapshot;
+
+    fn normalised(text: &str, opset: i64) -> (Graph, Vec<Value>) {
+        let mut graph = Graph::parse(text).unwrap();
+        graph.opsets.insert(String::new(), opset);
+        let flattening = normalise(&mut graph).unwrap();
+        (graph, flattening)
+    }
+
+    #[test]
+    fn axes_of_opset_11_become_operands() {
+        let (graph, flattening) = normalised(
+            "a = Unsqueeze(x) {axes: [1]}; b = ReduceSum(a) {axes: [0], keepdims: 0}; y = Softmax(b)",
+            11,
+        );
+        assert_snapshot!(graph, @r"
+        in  x: float32
+        a = Unsqueeze(x, [1])
+        b = ReduceSum(a, [0]) {keepdims: 0}
+        y = Softmax(b) {axis: 1}
+        out y: float32
+        ");
+        assert_eq!((graph.opset(), flattening), (17, vec!["y".into()]));
+    }
+
+    #[test]
+    fn constants_and_their_copies_become_initializers() {
+        let (graph, _) =
+            normalised("c = Constant() {value_floats: [1.0, 2.0]}; d = Identity(c); y = Add(x, d)", 18);
+        assert_snapshot!(graph, @r"
+        in  x: float32
+        y = Add(x, [1.0, 2.0])
+        out y: float32
+        ");
+    }
+
+    #[test]
+    fn opset_10_is_refused() {
+        let mut graph = Graph::parse("y = Exp(x)").unwrap();
+        graph.opsets.insert(String::new(), 10);
+        assert_eq!(normalise(&mut graph).unwrap_err().code, Code::Opset);
+    }
+}

@@ -1,0 +1,252 @@
+//! This file is where a graph is run twice, at different sizes, to learn its types, shapes and constants.
+
+use std::collections::{HashMap, HashSet};
+
+use super::facts::{Fact, Facts, Length, PROBES};
+use super::graph::{Axis, Element, Graph, Node, Port, Tensor, Type, Value};
+use super::refusal::{Code, Refusal};
+
+/// Named tensors for one run.
+pub type Batch = Vec<(Value, Tensor)>;
+
+/// Runs a graph on batches, without optimising it, and answers with its outputs in order, for each batch;
+/// `None` for an output that is not a tensor. The caller gives it; the compiler runs nothing itself.
+pub type Evaluate<'a> = &'a dyn Fn(&Graph, &[Batch]) -> Result<Vec<Vec<Option<Tensor>>>, String>;
+
+/// What the model's folder says that the graph does not.
+#[derive(Debug, Clone, Default)]
+pub struct Hints {
+    /// The padding token: no probe holds it.
+    pub pad: Option<i64>,
+    /// The token that ends a sequence: every probing row ends with it, since some models pool there.
+    pub eos: Option<i64>,
+}
+
+/// What two runs told.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// Types, shapes and constants of every value.
+    pub facts: Facts,
+    /// The token ids, batch by batch.
+    pub ids: [Tensor; PROBES],
+    /// Contents of integer values, batch by batch.
+    pub integers: HashMap<Value, [Tensor; PROBES]>,
+}
+
+/// Batch and sequence lengths: different primes, none of them one.
+const SIZES: [(usize, usize); PROBES] = [(2, 7), (3, 11)];
+
+/// The input that holds token ids.
+pub fn ids_input(graph: &Graph) -> Result<&Port, Refusal> {
+    let integer = |it: &&Port| matches!(it.element(), Some(Element::I64 | Element::I32));
+    let refuse = |reason: &str| Err(Refusal::new(Code::Input, reason));
+    if let Some(port) = graph.input("input_ids") {
+        return if integer(&port) { Ok(port) } else { refuse("input_ids are not integers") };
+    }
+    match graph.inputs.iter().filter(integer).collect::<Vec<_>>()[..] {
+        [port] if role(&port.value) == Role::Unknown => Ok(port),
+        _ => refuse("there is no input called input_ids"),
+    }
+}
+
+/// Runs the graph at two sizes.
+pub fn probe(graph: &Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Probe, Refusal> {
+    let ids_name = ids_input(graph)?.value.clone();
+    let made = graph.nodes.iter().flat_map(|it| &it.outputs).filter(|it| !it.is_absent());
+    let unknown = |value: &Value| Port { value: value.clone(), ty: Type::Other(Box::default()) };
+    let mut all = graph.clone();
+    all.outputs = made.map(unknown).collect();
+    let bound = vocabulary_bound(graph, &ids_name);
+    let batches: Vec<Batch> =
+        SIZES.iter().map(|&size| batch(graph, &ids_name, size, bound, hints)).collect::<Result<_, _>>()?;
+    let runs = evaluate(&all, &batches).map_err(|error| Refusal::new(Code::Run, error))?;
+    let ids = batches.iter().map(|it| it.iter().find(|(name, _)| *name == ids_name).map(|it| it.1.clone()));
+    let ids: Vec<Tensor> = ids.flatten().collect();
+    let ids: [Tensor; PROBES] = ids.try_into().map_err(|_| Refusal::new(Code::Input, "no token ids"))?;
+    let mut answers: HashMap<Value, [Tensor; PROBES]> = HashMap::new();
+    for (name, tensor) in &graph.initializers {
+        answers.insert(name.clone(), std::array::from_fn(|_| tensor.clone()));
+    }
+    for name in batches[0].iter().map(|it| &it.0) {
+        let tensors = batches.iter().filter_map(|it| it.iter().find(|it| it.0 == *name));
+        if let Ok(pair) = tensors.map(|it| it.1.clone()).collect::<Vec<_>>().try_into() {
+            answers.insert(name.clone(), pair);
+        }
+    }
+    for (index, port) in all.outputs.iter().enumerate() {
+        let tensors: Option<Vec<Tensor>> = runs.iter().map(|run| run.get(index).cloned().flatten()).collect();
+        if let Some(pair) = tensors.and_then(|it| it.try_into().ok()) {
+            answers.insert(port.value.clone(), pair);
+        }
+    }
+    Ok(learned(graph, ids, answers))
+}
+
+fn learned(graph: &Graph, ids: [Tensor; PROBES], answers: HashMap<Value, [Tensor; PROBES]>) -> Probe {
+    let independent = independent_of_contents(graph);
+    let mut facts = Facts::default();
+    let mut integers = HashMap::new();
+    for (value, pair) in answers {
+        let [first, second] = &pair;
+        if first.element() != second.element() || first.dims().len() != second.dims().len() {
+            continue;
+        }
+        let lengths = first.dims().iter().zip(second.dims()).map(|(&a, &b)| Length([a, b]));
+        let mut fact = Fact::new(first.element(), lengths.collect());
+        let constant = graph.initializers.contains_key(&value) || independent.contains(&value);
+        if constant && first.dims() == second.dims() && first.data() == second.data() {
+            fact.constant = Some(first.clone());
+        }
+        facts.insert(value.clone(), fact);
+        if first.to_i64().is_some() {
+            integers.insert(value, pair);
+        }
+    }
+    Probe { facts, ids, integers }
+}
+
+/// Operators whose result is shaped by contents; and those shaped by the contents of operands from this place on.
+const SHAPED_BY_CONTENTS: &[&str] = &["NonZero", "Unique", "Compress", "NonMaxSuppression"];
+const SHAPED_BY_OPERANDS: &[(&str, usize)] = &[
+    ("Range", 0),
+    ("ConstantOfShape", 0),
+    ("Expand", 1),
+    ("Reshape", 1),
+    ("Tile", 1),
+    ("Slice", 1),
+    ("Pad", 1),
+    ("Split", 1),
+    ("OneHot", 1),
+];
+
+/// Values that depend on nothing but constants and the lengths of the inputs' axes.
+fn independent_of_contents(graph: &Graph) -> HashSet<Value> {
+    let mut contents: HashSet<Value> = graph.inputs.iter().map(|it| it.value.clone()).collect();
+    let mut lengths: HashSet<Value> = HashSet::new();
+    let mut independent = HashSet::new();
+    for node in &graph.nodes {
+        let reads = node.reads();
+        let any = |set: &HashSet<Value>, from: usize| reads.iter().skip(from).any(|it| set.contains(it));
+        let operator = |names: &[&str]| node.domain.is_empty() && names.contains(&node.op.as_str());
+        let by_operand = SHAPED_BY_OPERANDS.iter().find(|it| node.is(it.0));
+        let shaped = (operator(SHAPED_BY_CONTENTS) && any(&contents, 0))
+            || by_operand.is_some_and(|it| any(&contents, it.1))
+            || any(&lengths, 0);
+        let measures = operator(&["Shape", "Size"]);
+        let depends = if measures { any(&lengths, 0) } else { any(&contents, 0) || is_random(node) };
+        for value in node.outputs.iter().filter(|it| !it.is_absent()) {
+            if shaped {
+                lengths.insert(value.clone());
+            }
+            if depends {
+                contents.insert(value.clone());
+            } else {
+                independent.insert(value.clone());
+            }
+        }
+    }
+    independent
+}
+
+fn is_random(node: &Node) -> bool {
+    node.op.starts_with("Random") || node.is("Bernoulli") || node.is("Multinomial")
+}
+
+/// What an input is for, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Mask,
+    Types,
+    Positions,
+    Unknown,
+}
+
+fn role(name: &str) -> Role {
+    match name {
+        _ if name.contains("mask") => Role::Mask,
+        _ if name.contains("token_type") || name.contains("segment") => Role::Types,
+        _ if name.contains("position") => Role::Positions,
+        _ => Role::Unknown,
+    }
+}
+
+fn batch(
+    graph: &Graph,
+    ids: &Value,
+    (rows, columns): (usize, usize),
+    bound: i64,
+    hints: &Hints,
+) -> Result<Batch, Refusal> {
+    let one = |port: &Port| {
+        let dims = port.dims().unwrap_or(&[Axis::Unknown, Axis::Unknown]);
+        let length = |(axis, dim): (usize, &Axis)| match dim {
+            Axis::Fixed(length) => *length,
+            _ => [rows, columns][axis.min(1)],
+        };
+        let dims: Vec<usize> = dims.iter().enumerate().map(length).collect();
+        let count: usize = dims.iter().product();
+        let width = dims.last().copied().unwrap_or(1).max(1);
+        let role = if port.value == *ids { None } else { Some(role(&port.value)) };
+        let value = |index: usize| match role {
+            None => id(index, width, bound, hints),
+            Some(Role::Mask) => 1,
+            Some(Role::Types) => 0,
+            Some(Role::Positions) => (index % width) as i64,
+            Some(Role::Unknown) => 0,
+        };
+        let element = port.element().filter(|_| dims.len() == 2 && role != Some(Role::Unknown));
+        let values: Vec<i64> = (0..count).map(value).collect();
+        let tensor = element.and_then(|it| typed(it, &dims, &values));
+        let reason = || Refusal::new(Code::Input, format!("the input {} is not understood", port.value));
+        Ok((port.value.clone(), tensor.ok_or_else(reason)?))
+    };
+    graph.inputs.iter().map(one).collect()
+}
+
+/// A token id for each place: varied, below `bound`, not the padding, and the ending token at each row's end.
+fn id(index: usize, width: usize, bound: i64, hints: &Hints) -> i64 {
+    let last = index % width == width - 1;
+    match hints.eos.filter(|_| last) {
+        Some(eos) => eos,
+        None => {
+            let low = 5;
+            let span = bound - low;
+            let varied = |step: i64| low + (index as i64 * 7 + 3 + step) % span;
+            let ordinary = |id: &i64| Some(*id) != hints.eos && Some(*id) != hints.pad;
+            (0..span).map(varied).find(ordinary).unwrap_or(low)
+        }
+    }
+}
+
+fn typed(element: Element, dims: &[usize], values: &[i64]) -> Option<Tensor> {
+    let words = |bytes: Vec<u8>| Tensor::new(element, dims.to_vec(), bytes.into()).ok();
+    match element {
+        Element::I64 => Some(Tensor::from_i64(dims, values)),
+        Element::I32 => words(values.iter().flat_map(|&it| (it as i32).to_le_bytes()).collect()),
+        Element::Bool => words(values.iter().map(|&it| u8::from(it != 0)).collect()),
+        _ if element.is_floating() => {
+            Some(Tensor::from_f64(element, dims, &values.iter().map(|&it| it as f64).collect::<Vec<_>>()))
+        }
+        _ => None,
+    }
+}
+
+/// Tables with fewer rows hold segment types, not tokens.
+const SMALLEST_VOCABULARY: i64 = 16;
+
+/// An id below which every table holds a row that token ids, or positions counted from them, may ask for.
+fn vocabulary_bound(graph: &Graph, ids: &Value) -> i64 {
+    let mut dependent: HashSet<Value> = HashSet::from([ids.clone()]);
+    let mut bound = i64::MAX;
+    for node in &graph.nodes {
+        if !node.reads().iter().any(|it| dependent.contains(it)) {
+            continue;
+        }
+        dependent.extend(node.outputs.iter().cloned());
+        if let Some(table) = super::locate::table(graph, node) {
+            let rows = table.1.dims()[0] as i64;
+            bound = if rows < SMALLEST_VOCABULARY { bound } else { bound.min(rows) };
+        }
+    }
+    if bound == i64::MAX { SMALLEST_VOCABULARY } else { bound }
+}
