@@ -3,36 +3,54 @@
 //! [`router`] is the list of routes and layers, [`Door`] what every handler sees, [`serve()`] the life from
 //! listening to the last answer.
 
+pub mod account;
 pub mod body;
 pub mod keys;
 pub mod layers;
 pub mod life;
 pub mod openapi;
 pub mod problem;
+mod refusal;
 pub mod routes;
 mod serve;
 
-use std::{io, ops::Deref, sync::Arc};
+use std::{
+    io,
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
 
-use axum::{Router, middleware, routing::get};
+use axum::{
+    Router, middleware,
+    routing::{get, post},
+};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     config::Settings,
+    explain::{ExplainError, House, registry::METHODS},
+    model::Entry,
     telemetry::{EngineReading, Metrics},
 };
 
 use self::{
     keys::Keys,
-    life::Life,
+    life::{Life, Phase},
     openapi::Document,
-    routes::{docs, health, home, metrics, problems},
+    problem::{Kind, Problem},
+    routes::{docs, explain, health, home, methods, metrics, models, predict, problems},
 };
 
 pub use serve::{listen, serve};
 
 /// Every route that a client may use, for `GET /`, the metrics and the tests.
 pub const ROUTES: &[(&str, &str)] = &[
+    ("/explain/{method}", "POST"),
+    ("/predict", "POST"),
+    ("/methods", "GET"),
+    ("/methods/{method}", "GET"),
+    ("/models", "GET"),
+    ("/models/{model}", "GET"),
     ("/", "GET"),
     ("/problems/{slug}", "GET"),
     ("/openapi.json", "GET"),
@@ -60,6 +78,7 @@ pub struct Rooms {
     pub document: Document,
     /// Who may ask.
     pub keys: Keys,
+    house: OnceLock<House>,
 }
 
 impl Door {
@@ -69,14 +88,72 @@ impl Door {
     /// The file of keys cannot be read.
     pub fn build(settings: Settings) -> io::Result<Self> {
         let keys = Keys::read(&settings.listen)?;
-        let metrics = Metrics::new(ROUTES, &[]);
+        let methods: Vec<&str> = METHODS.iter().map(|it| it.about().slug).collect();
+        let metrics = Metrics::new(ROUTES, &methods);
         let document = Document::build().map_err(io::Error::other)?;
-        Ok(Self(Arc::new(Rooms { settings, metrics, life: Life::default(), document, keys })))
+        let (life, house) = (Life::default(), OnceLock::new());
+        Ok(Self(Arc::new(Rooms { settings, metrics, life, document, keys, house })))
+    }
+
+    /// Puts the opened models behind the door: from here on work is done. The first house stays.
+    pub fn open(&self, house: House) {
+        for (name, entry) in house.models.iter() {
+            if let Entry::Ready(model) = entry {
+                self.metrics.model_opened(name, &model.digest, &model.device.to_string());
+            }
+        }
+        if self.house.set(house).is_ok() {
+            self.life.advance(Phase::Ready);
+            self.metrics.ready.set(1);
+        }
+    }
+
+    /// What is behind the door.
+    ///
+    /// # Errors
+    /// 503 while models are being opened.
+    pub fn house(&self) -> Result<&House, Problem> {
+        self.house.get().ok_or_else(|| Problem::new(Kind::Starting, "models are being opened"))
+    }
+
+    /// Runs `work` on a thread that may wait, so that no model ever holds up the reactor.
+    ///
+    /// # Errors
+    /// The work's own, as a problem; 500 for a panic, which is counted.
+    pub async fn run<T, F>(&self, work: F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: FnOnce(&House) -> Result<T, ExplainError> + Send + 'static,
+    {
+        let door = self.clone();
+        let span = tracing::Span::current();
+        let done = tokio::task::spawn_blocking(move || {
+            let house = door.house()?;
+            span.in_scope(|| work(house)).map_err(Problem::from)
+        });
+        match done.await {
+            Ok(outcome) => outcome,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(stopped) => Err(Problem::internal(stopped)),
+            },
+        }
     }
 
     /// What the engine's queue looks like now.
     pub fn reading(&self) -> EngineReading {
-        EngineReading::default()
+        let Some(house) = self.house.get() else { return EngineReading::default() };
+        let gauges = house.scheduler.gauges();
+        EngineReading {
+            queue_depth: gauges.depth,
+            queue_tokens: gauges.cost,
+            queue_budget: gauges.budget,
+            rows: gauges.rows,
+            gradient_rows: gauges.gradient_rows,
+            tokens: gauges.tokens,
+            padding: gauges.padding,
+            failures: gauges.failures,
+        }
     }
 }
 
@@ -90,7 +167,14 @@ impl Deref for Door {
 
 /// The service: every route, and the layers from the innermost to the outermost.
 pub fn router(door: Door) -> Router {
-    let work = Router::new();
+    let work = Router::new()
+        .route("/explain/{method}", post(explain::explain))
+        .route("/predict", post(predict::predict))
+        .layer(middleware::from_fn_with_state(door.clone(), account::account))
+        .route("/methods", get(methods::methods))
+        .route("/methods/{method}", get(methods::method))
+        .route("/models", get(models::models))
+        .route("/models/{model}", get(models::model));
     let work = match door.keys.asked() {
         true => work.layer(middleware::from_fn_with_state(door.clone(), layers::check_key)),
         false => work,

@@ -9,6 +9,8 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::model::Unavailable;
+
 /// Everything that a client may be told went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -287,6 +289,7 @@ pub struct Problem {
     detail: String,
     errors: Vec<Pointed>,
     limit: Option<Limit>,
+    missing: Option<Unavailable>,
     retry_after: Option<Duration>,
     cause: Option<String>,
 }
@@ -294,7 +297,15 @@ pub struct Problem {
 impl Problem {
     /// A refusal of one kind, in words for the client.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), limit: None, retry_after: None, cause: None }
+        Self {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            limit: None,
+            missing: None,
+            retry_after: None,
+            cause: None,
+        }
     }
 
     /// A refusal that points at one field, whose words are the detail.
@@ -318,6 +329,12 @@ impl Problem {
     /// The same, with the limit that was hit.
     pub fn limited(mut self, name: impl Into<String>, value: u64) -> Self {
         self.limit = Some(Limit { name: name.into(), value });
+        self
+    }
+
+    /// The same, with what a method misses in the model.
+    pub fn missing(mut self, missing: Unavailable) -> Self {
+        self.missing = Some(missing);
         self
     }
 
@@ -348,6 +365,7 @@ impl Problem {
             request_id: request_id.to_owned(),
             errors: self.errors.clone(),
             limit: self.limit.clone(),
+            missing: self.missing.clone(),
         }
     }
 
@@ -385,6 +403,10 @@ pub struct ProblemBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub limit: Option<Limit>,
+    /// What stands between the method and the model, with every unsupported operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub missing: Option<Unavailable>,
 }
 
 /// The answer without its body, which the layer that knows the request id writes

@@ -1,45 +1,112 @@
 //! `explaind serve`: listens, opens the models, answers, and leaves in order.
 
-use std::io::IsTerminal;
+use std::{sync::Arc, time::Instant};
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow, bail};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::{
     api::{self, Door},
-    config::{Entry, Settings},
+    config::{Entry as Setting, Settings},
+    explain::{House, Limits},
+    model::{Entry, Model, OpenSettings, Shelf},
+    runtime::{Runtime, Scheduler, SchedulerSettings},
     telemetry,
 };
 
-pub(super) fn run(settings: Settings, listing: &[Entry]) -> anyhow::Result<()> {
+pub(super) fn run(settings: Settings, listing: &[Setting]) -> anyhow::Result<()> {
     if settings.check_config {
-        listing.iter().for_each(|it| println!("{} = {} ({})", it.name, it.value, it.source));
+        listing.iter().for_each(|it| println!("{it}"));
         return Ok(());
     }
     telemetry::start_logging(&settings.log).map_err(|error| anyhow!(error))?;
-    for entry in listing {
-        info!(setting = entry.name, value = entry.value, source = %entry.source, "resolved");
-    }
+    let settings_line: Vec<String> = listing.iter().map(Setting::to_string).collect();
+    info!(settings = settings_line.join(", "), "resolved");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(settings))
+    let outcome = runtime.block_on(serve(settings));
+    // A pass that cannot be interrupted must not keep the process.
+    runtime.shutdown_background();
+    outcome
 }
 
+/// Listens first, so that the probes can tell opening from dead, and opens the models beside it.
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let door = Door::build(settings)?;
     let listeners = api::listen(&door).await?;
     let address = listeners.address()?;
-    let stop = CancellationToken::new();
-    let serving = tokio::spawn(api::serve(door.clone(), listeners, stop));
+    let serving = tokio::spawn(api::serve(door.clone(), listeners, CancellationToken::new()));
+    let settings = door.settings.clone();
+    let opening = tokio::task::spawn_blocking(move || open(&settings));
+    let mut serving = std::pin::pin!(serving);
+    let house = tokio::select! {
+        house = opening => house??,
+        // A signal came while models were being opened.
+        left = &mut serving => return Ok(left??),
+    };
+    door.open(house);
     greet(&address.to_string());
     serving.await??;
     Ok(())
 }
 
-/// What a person at a terminal wants to read.
-fn greet(address: &str) {
-    info!(address, docs = format!("http://{address}/docs"), "ready");
-    if std::io::stdout().is_terminal() {
-        println!();
+/// Opens ONNX Runtime, the models and the workers.
+fn open(settings: &Settings) -> anyhow::Result<House> {
+    let engine = &settings.engine;
+    let runtime = Runtime::load(engine.device, engine.threads as usize)?;
+    info!(library = %runtime.library.display(), device = %runtime.device, "ONNX Runtime is loaded, its telemetry off");
+    let opening = OpenSettings { runtime, workers: engine.workers as usize };
+    let mut models = Shelf::default();
+    for named in &settings.models.models {
+        models.put(named.name.clone(), open_model(named, &opening, settings.models.allow_partial)?);
     }
+    if !models.iter().any(|(_, entry)| matches!(entry, Entry::Ready(_))) {
+        bail!("no model opened");
+    }
+    let scheduler = Scheduler::start(SchedulerSettings {
+        workers: engine.workers as usize,
+        chunk_tokens: engine.chunk_tokens as usize,
+        budget: engine.queue_tokens,
+    });
+    Ok(House { models, scheduler, limits: limits(settings) })
+}
+
+fn open_model(
+    named: &crate::config::NamedFolder,
+    opening: &OpenSettings,
+    allow_partial: bool,
+) -> anyhow::Result<Entry> {
+    let started = Instant::now();
+    match Model::open(&named.name, &named.folder, opening) {
+        Ok(model) => {
+            let (ms, labels) = (started.elapsed().as_millis() as u64, model.labels.len());
+            info!(model = named.name, digest = model.digest, labels, ms, "opened");
+            Ok(Entry::Ready(Arc::new(model)))
+        }
+        Err(reason) if allow_partial => {
+            error!(model = named.name, %reason, "a model did not open; serving without it");
+            Ok(Entry::Failed(reason.to_string()))
+        }
+        Err(reason) => Err(reason).with_context(|| format!("the model `{}` does not open", named.name)),
+    }
+}
+
+fn limits(settings: &Settings) -> Limits {
+    let it = &settings.limits;
+    Limits {
+        max_inputs: it.max_inputs as usize,
+        max_text_chars: it.max_text_chars as usize,
+        max_run_chars: it.max_run_chars as usize,
+        max_passes: it.max_passes,
+        default_timeout_ms: it.default_timeout_ms,
+        max_timeout_ms: it.max_timeout_ms,
+    }
+}
+
+/// What a person who just started the service wants to read.
+fn greet(address: &str) {
+    info!(address, "ready");
+    println!("explaind answers at http://{address}, its documentation is http://{address}/docs. Try:\n");
+    println!("  curl -s http://{address}/explain/leave-one-out -H 'content-type: application/json' \\");
+    println!("    -d '{{\"inputs\": \"A gorgeous, witty, seductive movie.\"}}'\n");
 }

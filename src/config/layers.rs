@@ -49,6 +49,12 @@ pub struct Entry {
     pub source: Source,
 }
 
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {} ({})", self.name, self.value, self.source)
+    }
+}
+
 /// Why settings cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
