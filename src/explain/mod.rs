@@ -7,6 +7,7 @@ mod answer;
 mod case;
 pub mod distribution;
 mod error;
+pub mod estimators;
 mod house;
 mod masking;
 mod method;
