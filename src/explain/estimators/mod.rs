@@ -17,7 +17,6 @@ mod shapley;
 
 pub use budget::{Ended, EstimateError, Run};
 pub use game::{Coalition, Game, Stop};
-pub use random::GENERATOR;
 pub use shapley::Shapley;
 
 #[cfg(test)]

@@ -5,8 +5,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::game::Coalition;
 
-/// The generator behind every sampling estimator, as answers name it.
-pub const GENERATOR: &str = "chacha8";
+pub use crate::explain::random::GENERATOR;
 
 /// The random numbers of one sample. Two streams share nothing unless seed, purpose and index are equal,
 /// so a sample does not depend on which samples were drawn before it, or by which thread.
