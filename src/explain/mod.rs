@@ -14,6 +14,7 @@ mod method;
 pub mod perturbation;
 mod predict;
 pub mod random;
+mod reading;
 pub mod registry;
 mod request;
 mod run;

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Instant};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Arrival, ExplainError, House, Inputs, LabelScore, Misfit, Prediction, Timing};
+use super::{
+    Arrival, ExplainError, House, Inputs, LabelScore, Misfit, Prediction, Timing, reading::read_text,
+};
 use crate::{
     model::{Activation, Labels, Output},
     runtime::{Program, ProgramKind, Row},
@@ -85,9 +87,8 @@ pub fn predict(
         .iter()
         .enumerate()
         .map(|(index, input)| {
-            let (text, pair) = input.texts();
             let pointer = request.inputs.pointer(index);
-            Ok(model.encode(text, pair, request.truncate, &house.limits, &pointer)?.row())
+            Ok(read_text(&model, input.texts(), request.truncate, &house.limits, &pointer)?.row())
         })
         .collect::<Result<Vec<Row>, ExplainError>>()?;
     let tokenize = arrival.at.elapsed();

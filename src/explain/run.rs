@@ -7,7 +7,10 @@ use serde_json::json;
 use super::{
     Case, ExplainAnswer, ExplainError, ExplainRequest, Explanation, Finding, GranularitySpec, House, Input,
     InputResult, Limits, Memo, Method, Misfit, ModelRef, OneTarget, Plan, Price, Subject, Target, TargetSpec,
-    Timing, Unit, Usage, predict::prediction, random::GENERATOR,
+    Timing, Unit, Usage,
+    predict::prediction,
+    random::GENERATOR,
+    reading::{feature_misfit, read_text},
 };
 use crate::{
     model::{
@@ -186,22 +189,14 @@ fn read_input(
     input: &Input,
     pointer: &str,
 ) -> Result<(Encoded, Vec<Feature>), ExplainError> {
-    let (text, pair) = input.texts();
-    let encoded = model.encode(text, pair, request.truncate, limits, pointer)?;
+    let encoded = read_text(model, input.texts(), request.truncate, limits, pointer)?;
     let granularity = granularity(&request.granularity)?;
     let features = features(&encoded, &granularity)
-        .map_err(|error| Misfit::new(feature_pointer(&request.granularity, pointer), error.to_string()))?;
+        .map_err(|error| feature_misfit(&error, &request.granularity, pointer))?;
     if features.is_empty() {
         return Err(Misfit::new(pointer, "holds nothing that could be explained").into());
     }
     Ok((encoded, features))
-}
-
-fn feature_pointer(granularity: &GranularitySpec, input: &str) -> String {
-    match granularity {
-        GranularitySpec::Unit(_) => input.to_owned(),
-        GranularitySpec::Spans(_) => "/granularity/spans".to_owned(),
-    }
 }
 
 fn granularity(spec: &GranularitySpec) -> Result<Granularity, ExplainError> {
