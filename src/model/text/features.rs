@@ -198,8 +198,8 @@ fn adopt(features: &mut Vec<Feature>, blank: &[usize], alone: impl Fn(usize) -> 
     features.iter_mut().for_each(|it| it.tokens.sort_unstable());
 }
 
-/// Runs of `window` words of one text, each starting `stride` words after the one before; the last may be shorter. With
-/// `stride < window` they overlap, and a token is in several of them.
+/// Runs of `window` words of one text, each starting `stride` words after the one before; the last may be
+/// shorter. With `stride < window` they overlap, and a token is in several of them.
 ///
 /// # Errors
 /// Either number is 0, or the stride would leave words out.
@@ -210,9 +210,9 @@ pub fn windows(input: &Encoded, window: usize, stride: usize) -> Result<Vec<Feat
     let words = features(input, &Granularity::Word)?;
     let mut windows = Vec::new();
     for words in words.chunk_by(|one, next| one.segment == next.segment) {
-        let mut start = 0;
+        let mut start = 0usize;
         loop {
-            let end = words.len().min(start + window);
+            let end = words.len().min(start.saturating_add(window));
             windows.push(union(&words[start..end]));
             if end == words.len() {
                 break;

@@ -19,7 +19,8 @@ pub struct Span {
 /// One feature a span, in the caller's order, each with the caller's own start and end.
 ///
 /// A token belongs to the span that holds most of its code points, to the earlier one in the text if two hold as
-/// many; so a token that is only partly inside a span is still in it. A token of no length goes with the token after it.
+/// many; so a token that is only partly inside a span is still in it. A token of no length goes with the token
+/// after it.
 /// Tokens outside all spans belong to no feature.
 pub(super) fn features(input: &Encoded, spans: &[Span]) -> Result<Vec<Feature>, FeatureError> {
     if spans.is_empty() {

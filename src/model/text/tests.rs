@@ -179,6 +179,7 @@ fn windows_run_over_words_and_the_last_one_ends_with_the_text() {
     assert_eq!(windows(2, 2, "a b c d e"), ["a b", "c d", "e"]);
     assert_eq!(windows(3, 1, "a b c d e"), ["a b c", "b c d", "c d e"]);
     assert_eq!(windows(9, 2, "a b"), ["a b"]);
+    assert_eq!(windows(usize::MAX, 1, "a b"), ["a b"]);
     let input = family("wordpiece").tokenizer.encode("a b", Some("c"), false, ROOM).unwrap();
     for (window, stride) in [(0, 1), (1, 0), (2, 3)] {
         let error = super::windows(&input, window, stride).unwrap_err();
