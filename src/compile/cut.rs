@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::facts::{Fact, Facts, Length};
-use super::graph::{Attribute, Axis, Graph, Node, Port, Tensor, Type, Value};
+use super::graph::{Axis, Graph, Node, Port, Tensor, Type, Value};
 use super::locate::{Embedding, Layout, Logits};
 
 /// The input that replaces the lookup: float32 [batch, sequence, hidden].
@@ -86,25 +86,8 @@ fn port_type(graph: &Graph, facts: &Facts, logits: &Logits) -> Type {
 
 /// Gives a value another name everywhere, in subgraphs too.
 fn rename(graph: &mut Graph, facts: &mut Facts, from: &Value, to: &Value) {
-    rename_in(graph, &HashMap::from([(from.clone(), to.clone())]));
+    graph.rename(&HashMap::from([(from.clone(), to.clone())]));
     if let Some(fact) = facts.get(from).cloned() {
         facts.insert(to.clone(), fact);
-    }
-}
-
-fn rename_in(graph: &mut Graph, names: &HashMap<Value, Value>) {
-    let swap = |value: &mut Value| {
-        if let Some(name) = names.get(value) {
-            *value = name.clone();
-        }
-    };
-    graph.outputs.iter_mut().for_each(|it| swap(&mut it.value));
-    for node in &mut graph.nodes {
-        node.inputs.iter_mut().chain(&mut node.outputs).for_each(swap);
-        for attribute in node.attributes.values_mut() {
-            if let Attribute::Graph(inner) = attribute {
-                rename_in(inner, names);
-            }
-        }
     }
 }

@@ -5,7 +5,7 @@ use super::builder::Builder;
 use super::cut::{Cut, EMBEDS, LOGITS};
 use super::facts::Facts;
 use super::gradient;
-use super::graph::{Graph, Port, Type, Value};
+use super::graph::{Graph, Node, Port, Type, Value};
 use super::ops;
 use super::refusal::{Code, Refusal};
 use super::reverse::{Gap, reverse};
@@ -43,10 +43,19 @@ pub fn gradient(cut: &Cut) -> Result<(Graph, Facts), Refusal> {
     Ok((graph, facts))
 }
 
+/// What lies between the embeddings and the logits, with or without rules.
+pub fn activity(cut: &Cut) -> Activity {
+    between(cut, &[LOGITS.into()])
+}
+
+fn between(cut: &Cut, ends: &[Value]) -> Activity {
+    let flows = |node: &Node| ops::find(node).is_none_or(ops::Operator::flows);
+    activity::between(&cut.graph, &cut.facts, &EMBEDS.into(), ends, &flows)
+}
+
 /// What lies between the embeddings and `ends`; refused when nothing does, or when nodes have no rule at all.
 pub fn path(cut: &Cut, ends: &[Value]) -> Result<Activity, Refusal> {
-    let flows = |node: &super::graph::Node| ops::find(node).is_none_or(ops::Operator::flows);
-    let activity = activity::between(&cut.graph, &cut.facts, &EMBEDS.into(), ends, &flows);
+    let activity = between(cut, ends);
     if !activity.values.contains(EMBEDS) {
         let reason = "the output does not depend on the embeddings through floating-point operators";
         return Err(Refusal::new(Code::Path, reason));

@@ -22,14 +22,13 @@ pub fn branches(graph: &mut Graph, facts: &Facts) -> bool {
                 renamed.insert(value.clone(), names.fresh(&format!("{}/{value}", node.label())));
             }
         }
-        let name = |it: &Value| renamed.get(it).cloned().unwrap_or_else(|| it.clone());
-        graph.initializers.extend(branch.initializers.iter().map(|(it, tensor)| (name(it), tensor.clone())));
-        for mut inner in branch.nodes {
-            rename(&mut inner, &renamed);
-            graph.nodes.push(inner);
-        }
+        let mut branch = branch;
+        branch.rename(&renamed);
+        graph.initializers.extend(branch.initializers);
+        graph.nodes.extend(branch.nodes);
         for (port, output) in branch.outputs.iter().zip(&node.outputs) {
-            graph.nodes.push(Node::new("Identity", &[name(&port.value)], std::slice::from_ref(output)));
+            let copied = std::slice::from_ref(&port.value);
+            graph.nodes.push(Node::new("Identity", copied, std::slice::from_ref(output)));
         }
     }
     changed
@@ -50,21 +49,23 @@ fn taken(node: &mut Node, facts: &Facts) -> Option<Graph> {
     }
 }
 
-/// Operands and results, and what nested branches read.
-fn rename(node: &mut Node, names: &HashMap<Value, Value>) {
-    for value in node.inputs.iter_mut().chain(&mut node.outputs) {
-        if let Some(name) = names.get(value) {
-            *value = name.clone();
-        }
-    }
-    for attribute in node.attributes.values_mut() {
-        if let Attribute::Graph(graph) = attribute {
-            graph.nodes.iter_mut().for_each(|it| rename(it, names));
-            for port in &mut graph.outputs {
-                if let Some(name) = names.get(&port.value) {
-                    port.value = name.clone();
-                }
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::facts::Fact;
+    use crate::compile::graph::Tensor;
+
+    #[test]
+    fn the_branch_of_a_constant_condition_is_taken() {
+        let mut graph = Graph::parse("a = Exp(x); y = If(c: bool)").unwrap();
+        let mut branch = Graph::parse("b = Mul(a, 2.0); r = Tanh(b)").unwrap();
+        branch.inputs.clear();
+        graph.nodes[1].attributes.insert("then_branch".into(), Attribute::Graph(Box::new(branch)));
+        let mut facts = Facts::default();
+        facts.insert("c".into(), Fact::of(&Tensor::from_bool(&[], &[true])));
+        assert!(branches(&mut graph, &facts));
+        let lines: Vec<String> = graph.to_string().lines().map(str::to_owned).collect();
+        assert_eq!(lines[2..6], ["a = Exp(x)", "y/b = Mul(a, 2.0)", "y/r = Tanh(y/b)", "y = Identity(y/r)"]);
+        assert!(!branches(&mut graph, &facts));
     }
 }

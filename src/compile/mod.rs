@@ -4,6 +4,7 @@
 //! to learn its shapes is the caller's, through a closure.
 
 pub mod activity;
+pub mod anatomy;
 pub mod builder;
 pub mod cut;
 pub mod derive;
@@ -12,16 +13,20 @@ mod fold;
 pub mod gradient;
 pub mod graph;
 pub mod locate;
+pub mod measure;
 pub mod normalise;
 pub mod onnx;
 pub mod ops;
+mod precision;
 pub mod probe;
 pub mod refusal;
 pub mod reverse;
 
+use anatomy::Anatomy;
 use cut::Cut;
-use graph::Graph;
+use graph::{Graph, Tensor};
 use locate::{Embedding, Logits};
+use measure::Measures;
 use probe::{Evaluate, Hints, Probe};
 use refusal::{Code, Refusal};
 
@@ -31,7 +36,7 @@ pub use onnx::write::{Split, write, write_split};
 /// A model whose structure is known.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// The model in the dialect that graphs are derived in, its `If`s of constant condition replaced.
+    /// The model in the dialect that graphs are derived in: float32, its `If`s of constant condition replaced.
     pub graph: Graph,
     /// What two runs of it told.
     pub probe: Probe,
@@ -41,35 +46,67 @@ pub struct Compiled {
     pub logits: Logits,
     /// The forward graph from embeddings to logits: what gradients are gradients of, without their nodes.
     pub forward: Cut,
+    /// The parts of the model; empty when nothing lies between embeddings and logits.
+    pub anatomy: Anatomy,
+    /// Was the model in half precision?
+    pub raised: bool,
     /// The gradient graph, or all that stands in its way.
-    pub gradient: Result<Graph, Refusal>,
+    pub gradient: Result<Derived, Refusal>,
+}
+
+/// A derived graph that was measured and admitted.
+#[derive(Debug, Clone)]
+pub struct Derived {
+    /// The graph; see [`derive::gradient`] for its inputs and outputs.
+    pub graph: Graph,
+    /// What the measurement said.
+    pub measures: Measures,
 }
 
 impl Compiled {
-    /// Finds the structure of a model and derives its graphs. `evaluate` runs graphs for it.
+    /// Finds the structure of a model, derives its graphs and measures them. `evaluate` runs graphs for it.
     ///
     /// Refused when no graph at all can be derived; black-box methods work all the same.
-    pub fn open(graph: Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Self, Refusal> {
-        let mut graph = graph;
+    pub fn open(original: Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Self, Refusal> {
+        let mut it = Self::structure(original.clone(), hints, evaluate)?;
+        it.gradient = derive::gradient(&it.forward).and_then(|(graph, _)| {
+            let measures = measure::measure(&original, &it, &graph, hints, evaluate)?;
+            Ok(Derived { graph, measures })
+        });
+        Ok(it)
+    }
+
+    fn structure(mut graph: Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Self, Refusal> {
         let flattening = normalise::normalise(&mut graph)?;
+        let raised = precision::raise(&mut graph);
+        refusal::refuse_quantised(&graph)?;
         let mut probe = probe::probe(&graph, hints, evaluate)?;
         while fold::branches(&mut graph, &probe.facts) {
             normalise::constants(&mut graph);
             probe = probe::probe(&graph, hints, evaluate)?;
         }
-        for value in flattening {
-            let rank = probe.facts.get(&value).map_or(0, |it| it.rank() as i64);
-            let node = graph.nodes.iter().find(|it| it.outputs.first() == Some(&value));
-            if node.is_some_and(|it| it.int("axis") != Some(rank - 1)) {
-                let reason = format!("{value} is a Softmax of an opset below 13 over several axes");
-                return Err(Refusal::new(Code::Opset, reason));
-            }
-        }
+        normalise::check_flattening(&graph, &probe.facts, &flattening)?;
         let ids = locate::ids_name(&graph)?;
         let embedding = locate::embedding(&graph, &probe)?;
         let logits = locate::logits(&graph, &probe)?;
         let forward = cut::cut(&graph, &probe.facts, &embedding, &logits, &ids);
-        let gradient = derive::gradient(&forward).map(|it| it.0);
-        Ok(Self { graph, probe, embedding, logits, forward, gradient })
+        let activity = derive::activity(&forward);
+        let anatomy = anatomy::anatomy(&forward, &activity);
+        let gradient = Err(Refusal::new(Code::Path, "not derived yet"));
+        Ok(Self { graph, probe, embedding, logits, forward, anatomy, raised, gradient })
+    }
+
+    /// The rows of the word embedding for token ids of the given dimensions, one axis longer; `None` when an id
+    /// lies outside the table.
+    pub fn lookup(&self, ids: &[i64], dims: &[usize]) -> Option<Tensor> {
+        let table = self.graph.initializers.get(&self.embedding.table)?;
+        let width = table.data().len() / self.embedding.vocabulary.max(1);
+        let mut bytes = Vec::with_capacity(ids.len() * width);
+        for &id in ids {
+            let start = usize::try_from(id).ok()?.checked_mul(width)?;
+            bytes.extend_from_slice(table.data().get(start..start + width)?);
+        }
+        let dims = dims.iter().copied().chain([self.embedding.hidden]).collect();
+        Tensor::new(table.element(), dims, bytes.into()).ok()
     }
 }

@@ -1,6 +1,7 @@
 //! This file is where graphs of many opsets become graphs of two dialects: opset 17, and 18 and later.
 
-use super::graph::{Attribute, Graph, Node, Tensor, Value};
+use super::facts::Facts;
+use super::graph::{Attribute, Element, Graph, Node, Tensor, Value};
 use super::onnx::OLDEST_OPSET;
 use super::refusal::{Code, Refusal};
 
@@ -14,6 +15,7 @@ const RAISED: i64 = 17;
 pub fn normalise(graph: &mut Graph) -> Result<Vec<Value>, Refusal> {
     constants(graph);
     copies(graph);
+    graph.prune();
     let opset = graph.opset();
     if opset < OLDEST_OPSET {
         return Err(Refusal::new(Code::Opset, format!("opset {opset} is older than {OLDEST_OPSET}")));
@@ -26,6 +28,19 @@ pub fn normalise(graph: &mut Graph) -> Result<Vec<Value>, Refusal> {
         graph.opsets.insert(String::new(), RAISED);
     }
     Ok(flattening)
+}
+
+/// Refuses results of [`normalise`] whose axis turned out not to be the last.
+pub fn check_flattening(graph: &Graph, facts: &Facts, flattening: &[Value]) -> Result<(), Refusal> {
+    for value in flattening {
+        let last = facts.get(value).map_or(0, |it| it.rank() as i64) - 1;
+        let node = graph.nodes.iter().find(|it| it.outputs.first() == Some(value));
+        if node.is_some_and(|it| it.int("axis") != Some(last)) {
+            let reason = format!("{value} is a Softmax of an opset below 13 over several axes");
+            return Err(Refusal::new(Code::Opset, reason));
+        }
+    }
+    Ok(())
 }
 
 /// `Constant` nodes, as tensors among the initializers.
@@ -55,19 +70,32 @@ fn constant(node: &Node) -> Option<Tensor> {
     }
 }
 
-/// `Identity` of an initializer, as another name for the same bytes.
+/// `Identity` of an initializer, as another name for the same bytes; and `Cast` of one from half precision to
+/// float32, the form in which files are kept small.
 fn copies(graph: &mut Graph) {
     let nodes = std::mem::take(&mut graph.nodes);
     for node in nodes {
-        let source =
-            if node.is("Identity") { graph.initializers.get(&node.inputs[0]).cloned() } else { None };
-        match source {
+        let source = node.inputs.first().and_then(|it| graph.initializers.get(it));
+        let half = |it: &&Tensor| matches!(it.element(), Element::F16 | Element::BF16);
+        let copy = match node.op.as_str() {
+            "Identity" => source.cloned(),
+            "Cast" if node.int("to") == Some(i64::from(Element::F32.code())) => {
+                source.filter(half).and_then(single)
+            }
+            _ => None,
+        };
+        match copy.filter(|_| node.domain.is_empty()) {
             Some(tensor) => {
                 graph.initializers.insert(node.outputs[0].clone(), tensor);
             }
             None => graph.nodes.push(node),
         }
     }
+}
+
+/// The same numbers in single precision.
+pub(super) fn single(tensor: &Tensor) -> Option<Tensor> {
+    Some(Tensor::from_f32(tensor.dims(), &tensor.to_f32()?))
 }
 
 /// Opsets 11 and 12: axes and lengths move from attributes to operands.
@@ -145,6 +173,18 @@ mod tests {
         y = Add(x, [1.0, 2.0])
         out y: float32
         ");
+    }
+
+    #[test]
+    fn weights_kept_in_half_precision_are_widened_once() {
+        let mut graph = Graph::parse("w = Cast(h: float16[2]) {to: 1}; y = Mul(x, w)").unwrap();
+        graph.inputs.retain(|it| &*it.value == "x");
+        let halves = Tensor::from_f64(Element::F16, &[2], &[0.1, 2.0]);
+        graph.initializers.insert("h".into(), halves);
+        normalise(&mut graph).unwrap();
+        let names: Vec<&str> = graph.initializers.keys().map(|it| &**it).collect();
+        assert_eq!((names, graph.nodes.len()), (vec!["w"], 1));
+        assert_eq!(graph.initializers["w"].to_f32(), Some(vec![0.099975586, 2.0]));
     }
 
     #[test]

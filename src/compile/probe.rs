@@ -82,6 +82,12 @@ pub fn probe(graph: &Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Pro
     Ok(learned(graph, ids, answers))
 }
 
+/// A batch of the given rows and columns for every input of the graph.
+pub(super) fn batch_of(graph: &Graph, size: (usize, usize), hints: &Hints) -> Result<Batch, Refusal> {
+    let ids = ids_input(graph)?.value.clone();
+    batch(graph, &ids, size, vocabulary_bound(graph, &ids), hints)
+}
+
 fn learned(graph: &Graph, ids: [Tensor; PROBES], answers: HashMap<Value, [Tensor; PROBES]>) -> Probe {
     let independent = independent_of_contents(graph);
     let mut facts = Facts::default();
@@ -218,7 +224,8 @@ fn id(index: usize, width: usize, bound: i64, hints: &Hints) -> i64 {
     }
 }
 
-fn typed(element: Element, dims: &[usize], values: &[i64]) -> Option<Tensor> {
+/// Integers as a tensor of an element type that inputs have.
+pub(super) fn typed(element: Element, dims: &[usize], values: &[i64]) -> Option<Tensor> {
     let words = |bytes: Vec<u8>| Tensor::new(element, dims.to_vec(), bytes.into()).ok();
     match element {
         Element::I64 => Some(Tensor::from_i64(dims, values)),

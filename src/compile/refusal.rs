@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::graph::{Graph, Node};
 use super::reverse::Gap;
 
 /// Why a graph cannot be derived. Methods that only run the model forwards stay available.
@@ -136,10 +137,31 @@ fn kind(gap: &Gap) -> Code {
     }
 }
 
+/// Refuses graphs that compute with quantised numbers, naming every node that does.
+pub fn refuse_quantised(graph: &Graph) -> Result<(), Refusal> {
+    let quantised = graph.nodes.iter().filter(|it| is_quantised(&it.operator()));
+    let gap = |it: &Node| Gap {
+        node: it.label().into(),
+        operator: it.operator(),
+        reason: "it computes with quantised numbers".into(),
+    };
+    let gaps: Vec<Gap> = quantised.map(gap).collect();
+    if gaps.is_empty() { Ok(()) } else { Err(Refusal::for_gaps(gaps)) }
+}
+
 /// Does the operator, given with its domain, compute with quantised numbers?
 pub fn is_quantised(operator: &str) -> bool {
     let name = operator.rsplit("::").next().unwrap_or(operator);
-    let marks = ["QLinear", "QuantizeLinear", "DynamicQuantize", "Integer", "NBits", "QAttention", "QGemm"];
+    let marks = [
+        "QLinear",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantize",
+        "Integer",
+        "NBits",
+        "QAttention",
+        "QGemm",
+    ];
     marks.iter().any(|it| name.contains(it)) || name.starts_with("QOrdered") || name == "MatMulBnb4"
 }
 

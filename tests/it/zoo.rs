@@ -7,9 +7,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use explaind::compile::graph::Tensor;
+use explaind::compile::graph::{Port, Tensor, Type, Value};
 use explaind::compile::probe::{Batch, Hints};
-use explaind::compile::{Compiled, no_external, read};
+use explaind::compile::refusal::Refusal;
+use explaind::compile::{Compiled, derive, no_external, read};
 use ndarray::{ArrayD, IxDyn};
 use ndarray_npy::NpzReader;
 
@@ -52,25 +53,26 @@ impl Arrays {
 }
 
 /// Opens a model as a server would.
-fn open(path: &Path) -> Result<Compiled, String> {
-    let graph = read(fs::read(path).unwrap().into(), &no_external).map_err(|error| error.to_string())?;
-    Compiled::open(graph, &Hints::default(), &evaluate).map_err(|error| error.to_string())
+fn open(path: &Path) -> Result<Compiled, Refusal> {
+    let graph = read(fs::read(path).unwrap().into(), &no_external).unwrap();
+    Compiled::open(graph, &hints(path.parent().unwrap()), &evaluate)
 }
 
-/// The rows of the table that the ids name.
-fn lookup(compiled: &Compiled, ids: &Tensor) -> Tensor {
-    let table = compiled.graph.initializers[&compiled.embedding.table].to_f32().unwrap();
-    let hidden = compiled.embedding.hidden;
-    let ids = (ids.to_i64().unwrap(), ids.dims().to_vec());
-    let rows = ids.0.iter().flat_map(|&it| &table[it as usize * hidden..(it as usize + 1) * hidden]);
-    Tensor::from_f32(&[ids.1[0], ids.1[1], hidden], &rows.copied().collect::<Vec<_>>())
+/// What a model folder's `config.json` says.
+fn hints(folder: &Path) -> Hints {
+    let config = fs::read_to_string(folder.join("config.json")).unwrap_or_default();
+    let number = |key: &str| {
+        let value = config.split_once(&format!("\"{key}\": "))?.1;
+        value.split([',', '\n', '}']).next()?.trim().parse().ok()
+    };
+    Hints { pad: number("pad_token_id"), eos: None }
 }
 
 /// The worst error of the derived gradient over the sizes stored, in parts of the largest reference value.
 fn worst_error(model: &Path, reference: &Path, prefixes: &[&str]) -> Result<f64, String> {
-    let compiled = open(model)?;
-    let gradient = compiled.gradient.as_ref().map_err(|refusal| refusal.to_string())?;
-    let mut program = Program::open(gradient)?;
+    let compiled = open(model).map_err(|refusal| refusal.to_string())?;
+    let (gradient, _) = derive::gradient(&compiled.forward).map_err(|refusal| refusal.to_string())?;
+    let mut program = Program::open(&gradient)?;
     let mut arrays = Arrays::open(reference);
     let names = arrays.names();
     let mut worst: f64 = 0.0;
@@ -81,7 +83,7 @@ fn worst_error(model: &Path, reference: &Path, prefixes: &[&str]) -> Result<f64,
             batch.push(named(&port.value, arrays.ints(&name).ok_or(format!("no {name} in {names:?}"))?));
         }
         let ids = batch.iter().find(|it| &*it.0 == "input_ids").unwrap().1.clone();
-        batch.push(named("inputs_embeds", lookup(&compiled, &ids)));
+        batch.push(named("inputs_embeds", compiled.lookup(&ids.to_i64().unwrap(), ids.dims()).unwrap()));
         batch.push(named("cotangent", arrays.floats(&format!("{prefix}cotangent")).unwrap()));
         let grad = program.run(&batch)?.pop().flatten().unwrap().to_f64().unwrap();
         let reference = arrays.doubles(&format!("{prefix}grad")).unwrap();
@@ -141,5 +143,110 @@ fn every_operator_agrees_with_central_differences() {
     for path in uncovered {
         let outcome = worst_error(&path, &path.with_extension("npz"), &["", "b3_"]);
         assert!(outcome.is_err(), "{} is covered now: take it off the list", name(&path));
+    }
+}
+
+#[test]
+fn every_architecture_is_admitted_by_measurement() {
+    let mut failures = Vec::new();
+    for folder in entries("public") {
+        if let Err(refusal) = open(&folder.join("model.onnx")).unwrap().gradient {
+            failures.push(format!("{}: {refusal}", folder.display()));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn hidden_states_and_attention_are_those_of_pytorch() {
+    let mut failures = Vec::new();
+    for folder in entries("public") {
+        let compiled = open(&folder.join("model.onnx")).unwrap();
+        let mut arrays = Arrays::open(&folder.join("reference.npz"));
+        let anatomy = &compiled.anatomy;
+        let mut wanted: Vec<(String, &Value)> = Vec::new();
+        for (layer, it) in anatomy.hidden_states.iter().enumerate() {
+            wanted.push((format!("hidden_states_{layer}"), it));
+        }
+        for (layer, it) in anatomy.attention.iter().enumerate() {
+            wanted.push((format!("attentions_{layer}"), &it.probabilities));
+        }
+        let names = wanted.iter().map(|it| it.0.clone()).collect::<Vec<_>>();
+        let is_part = |it: &String| it.starts_with("hidden_states_") || it.starts_with("attentions_");
+        let mut known: Vec<String> = arrays.names().into_iter().filter(is_part).collect();
+        known.sort_by_key(|it| (it.starts_with("att"), it.clone()));
+        if names != known || anatomy.neurons.len() != anatomy.attention.len() {
+            failures.push(format!("{}: {anatomy:?}", folder.display()));
+            continue;
+        }
+        let mut graph = compiled.forward.graph.clone();
+        let port = |it: &&Value| Port { value: (*it).clone(), ty: Type::Other(Box::default()) };
+        graph.outputs = wanted.iter().map(|it| port(&it.1)).collect();
+        let mut batch: Batch = Vec::new();
+        for port in &compiled.graph.inputs {
+            batch.push(named(&port.value, arrays.ints(&port.value).unwrap()));
+        }
+        let ids = batch.iter().find(|it| &*it.0 == "input_ids").unwrap().1.clone();
+        let embeds = compiled.lookup(&ids.to_i64().unwrap(), ids.dims()).unwrap();
+        batch.push(named("inputs_embeds", embeds));
+        let run = Program::open(&graph).unwrap().run(&batch).unwrap();
+        for ((name, _), ours) in wanted.iter().zip(run) {
+            let (ours, theirs) =
+                (ours.unwrap().to_f64().unwrap(), arrays.floats(name).unwrap().to_f64().unwrap());
+            let gap = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            if ours.len() != theirs.len() || gap > 1e-4 {
+                failures.push(format!("{}: {name} is off by {gap:.1e}", folder.display()));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Code and reason of the refusal of a model in `refuse`, wherever it is found.
+fn refusal(name: &str) -> Refusal {
+    match open(&zoo("refuse").join(name).join("model.onnx")) {
+        Err(refusal) => refusal,
+        Ok(compiled) => compiled.gradient.map(|it| it.measures).unwrap_err(),
+    }
+}
+
+#[test]
+fn what_cannot_be_differentiated_is_refused_with_its_code() {
+    let code = |name: &str| refusal(name).code.slug();
+    assert_eq!(code("bert-embeds-input"), "input");
+    assert_eq!(code("bert-int8-dynamic"), "quantised");
+    assert_eq!(code("bert-int8-qdq"), "quantised");
+    assert_eq!(code("bert-label-only"), "path");
+    assert_eq!(code("lstm-legacy17"), "recurrent");
+}
+
+#[test]
+fn a_refusal_names_every_node_that_stands_in_the_way() {
+    let refusal = refusal("bert-int8-dynamic");
+    assert_eq!(refusal.reason, "DequantizeLinear x3, DynamicQuantizeLinear x10, MatMulInteger x14");
+    assert_eq!(refusal.gaps.len(), 27);
+}
+
+#[test]
+fn a_final_softmax_is_left_out() {
+    for name in ["bert-softmax-logits", "bert-softmax-probabilities"] {
+        let folder = zoo("refuse").join(name);
+        assert_eq!(open(&folder.join("model.onnx")).unwrap().logits.activation.as_deref(), Some("Softmax"));
+        // The same weights, exported without the Softmax.
+        let reference = zoo("refuse/bert-label-only/reference.npz");
+        let error = worst_error(&folder.join("model.onnx"), &reference, &[""]).unwrap();
+        assert!(error <= TOLERANCE, "{name}: off by {error:.1e}");
+    }
+}
+
+#[test]
+fn half_precision_models_are_differentiated_in_single_precision() {
+    for name in ["bert-fp16", "bert-fp16-keepio"] {
+        let folder = zoo("refuse").join(name);
+        let compiled = open(&folder.join("model.onnx")).unwrap();
+        assert!(compiled.raised && compiled.gradient.is_ok(), "{name}: {:?}", compiled.gradient.err());
+        // The reference has the weights before they were rounded.
+        let error = worst_error(&folder.join("model.onnx"), &folder.join("reference.npz"), &[""]).unwrap();
+        assert!(error <= 1e-2, "{name}: off by {error:.1e}");
     }
 }

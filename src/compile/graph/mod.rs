@@ -109,6 +109,27 @@ impl Graph {
         self.outputs.iter().find(|it| &*it.value == name)
     }
 
+    /// Gives values other names: initializers, operands and results of nodes, outputs, in subgraphs too.
+    pub fn rename(&mut self, names: &HashMap<Value, Value>) {
+        let swap = |value: &mut Value| {
+            if let Some(name) = names.get(value) {
+                *value = name.clone();
+            }
+        };
+        let initializers = std::mem::take(&mut self.initializers);
+        let named = |(name, tensor)| (names.get(&name).cloned().unwrap_or(name), tensor);
+        self.initializers = initializers.into_iter().map(named).collect();
+        self.outputs.iter_mut().for_each(|it| swap(&mut it.value));
+        for node in &mut self.nodes {
+            node.inputs.iter_mut().chain(&mut node.outputs).for_each(swap);
+            for attribute in node.attributes.values_mut() {
+                if let Attribute::Graph(inner) = attribute {
+                    inner.rename(names);
+                }
+            }
+        }
+    }
+
     /// Every name in use, in this graph and in its subgraphs, of values and of nodes.
     pub fn names(&self) -> Names {
         let mut taken = HashSet::new();

@@ -20,6 +20,8 @@ mod softmax;
 use super::builder::Builder;
 use super::graph::{Node, Value};
 
+pub use softmax::guarded as softmax_guard;
+
 /// The tables.
 static FAMILIES: &[&[Operator]] = &[
     activation::OPERATORS,

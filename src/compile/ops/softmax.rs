@@ -4,7 +4,7 @@ use super::Gradient::Rule;
 use super::Kind::Softmax;
 use super::{Cotangents, Misfit, Operator, only};
 use crate::compile::builder::Builder;
-use crate::compile::graph::{Node, Value};
+use crate::compile::graph::{Graph, Node, Value};
 
 pub(super) static OPERATORS: &[Operator] = &[
     Operator {
@@ -26,7 +26,7 @@ pub(super) static OPERATORS: &[Operator] = &[
 /// `dx = s − p·Σs` with `s = p·dy`
 fn softmax(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let axis = axis(b, node)?;
-    let p = guarded(b, &node.outputs[0]);
+    let p = guarded(b.graph(), &node.outputs[0]);
     let s = b.mul(&p, dy);
     let total = b.reduce_sum(&s, &[axis], true);
     let share = b.mul(&p, &total);
@@ -49,8 +49,7 @@ fn axis(b: &Builder, node: &Node) -> Result<usize, Misfit> {
 
 /// The probabilities behind a guard `Where(IsNaN(p), 0, p)`, if there is one. Rows masked out entirely are NaN
 /// before it, and a product with NaN would bring them back however small the cotangent.
-fn guarded(b: &Builder, p: &Value) -> Value {
-    let graph = b.graph();
+pub fn guarded(graph: &Graph, p: &Value) -> Value {
     let test = graph.nodes.iter().find(|it| it.is("IsNaN") && it.inputs[0] == *p);
     let guard = test.and_then(|test| {
         let guards = |it: &&Node| it.is("Where") && it.inputs[0] == test.outputs[0] && it.inputs[2] == *p;

@@ -1,0 +1,288 @@
+//! This file is where a model's parts are told from its structure: hidden states, attention probabilities,
+//! feed-forward neurons, and the position that the classifier reads.
+//!
+//! No node's name is looked at. A hidden state is a value that every path from the embeddings to the logits
+//! crosses; layers are counted by their attention.
+
+use std::collections::{HashMap, HashSet};
+
+use super::activity::Activity;
+use super::cut::{Cut, EMBEDS, LOGITS};
+use super::facts::{Fact, Length};
+use super::graph::{Graph, Node, Value};
+use super::ops::{self, Kind};
+
+/// The parts of a model, by the names of values in its cut graph.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Anatomy {
+    /// [batch, sequence, hidden], before the first layer, between layers, and after the last: one more than there
+    /// are layers. Empty when layers cannot be told apart.
+    pub hidden_states: Vec<Value>,
+    /// Attention probabilities, in order of computation.
+    pub attention: Vec<Attention>,
+    /// What feed-forward down-projections read, in order of computation.
+    pub neurons: Vec<Neurons>,
+    /// What the classifier reads of the last hidden state.
+    pub pooling: Pooling,
+}
+
+/// Attention probabilities of one layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attention {
+    /// [batch, heads, sequence, sequence], rows sum to one; behind the guard against rows that are masked out
+    /// entirely, if there is one.
+    pub probabilities: Value,
+    /// The Softmax's own result: the same, before the guard.
+    pub softmax: Value,
+    /// Number of heads.
+    pub heads: usize,
+}
+
+/// The hidden units of one feed-forward layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neurons {
+    /// The down-projection's operand; its last axis counts the units.
+    pub value: Value,
+    /// Number of units.
+    pub width: usize,
+}
+
+/// What is made of the last hidden state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pooling {
+    /// One position, counted from the front, or from the end when negative.
+    Position(i64),
+    /// A position that depends on the input, such as the last token.
+    Token,
+    /// A mean or sum over positions.
+    Mean,
+    /// The maximum over positions.
+    Max,
+    /// It could not be told.
+    #[default]
+    Unknown,
+}
+
+/// Tells the parts of a cut graph, of which `activity` lies between embeddings and logits.
+pub fn anatomy(cut: &Cut, activity: &Activity) -> Anatomy {
+    let reader = Reader { cut, activity, makers: makers(&activity.path) };
+    let attention = reader.attention();
+    let hidden_states = reader.hidden_states(&attention);
+    let neurons = reader.neurons();
+    let pooling = hidden_states.last().map_or(Pooling::Unknown, |last| reader.pooling(last));
+    Anatomy { hidden_states, attention, neurons, pooling }
+}
+
+struct Reader<'a> {
+    cut: &'a Cut,
+    activity: &'a Activity,
+    makers: HashMap<&'a Value, usize>,
+}
+
+fn makers(path: &[Node]) -> HashMap<&Value, usize> {
+    path.iter().enumerate().flat_map(|(index, node)| node.outputs.iter().map(move |it| (it, index))).collect()
+}
+
+impl Reader<'_> {
+    fn fact(&self, value: &str) -> Option<&Fact> {
+        self.cut.facts.get(value)
+    }
+
+    fn graph(&self) -> &Graph {
+        &self.cut.graph
+    }
+
+    /// Batch and sequence length.
+    fn sizes(&self) -> Option<(Length, Length)> {
+        match self.fact(EMBEDS)?.shape[..] {
+            [batch, sequence, _] => Some((batch, sequence)),
+            _ => None,
+        }
+    }
+
+    /// Softmaxes over a square of positions.
+    fn attention(&self) -> Vec<Attention> {
+        let Some((batch, sequence)) = self.sizes() else { return Vec::new() };
+        let of = |node: &Node| {
+            let operator = ops::find(node)?;
+            let softmax = node.outputs.first().filter(|_| operator.kind == Kind::Softmax)?;
+            let shape = &self.fact(softmax)?.shape;
+            let heads = match shape[..] {
+                [b, heads, rows, columns] if (b, rows, columns) == (batch, sequence, sequence) => {
+                    heads.constant()?
+                }
+                [folded, rows, columns] if (rows, columns) == (sequence, sequence) => {
+                    let heads = folded.0[0] / batch.0[0].max(1);
+                    (folded == batch.zip(Length::fixed(heads), |a, b| a * b)).then_some(heads)?
+                }
+                _ => return None,
+            };
+            let probabilities = ops::softmax_guard(self.graph(), softmax);
+            Some(Attention { probabilities, softmax: softmax.clone(), heads })
+        };
+        self.activity.path.iter().filter_map(of).collect()
+    }
+
+    /// For each layer, the last bottleneck before its attention; and the last of all.
+    fn hidden_states(&self, attention: &[Attention]) -> Vec<Value> {
+        let bottlenecks = self.bottlenecks();
+        let mut states: Vec<Value> = Vec::new();
+        for layer in attention {
+            let place = self.makers.get(&layer.softmax).copied().unwrap_or(0);
+            let before = bottlenecks.iter().rfind(|it| it.1 < place);
+            let Some((state, _)) = before else { return Vec::new() };
+            // Two attentions without a bottleneck between them belong to one layer.
+            if states.last() != Some(state) {
+                states.push(state.clone());
+            }
+        }
+        // Decoders score every position: the last hidden state is not the last bottleneck, but the last as wide.
+        let width = |it: &Value| self.fact(it).and_then(|it| it.shape.last().copied());
+        let as_wide = |it: &&(Value, usize)| states.last().is_some_and(|state| width(&it.0) == width(state));
+        if let Some((last, _)) =
+            bottlenecks.iter().rev().find(as_wide).filter(|it| states.last() != Some(&it.0))
+        {
+            states.push(last.clone());
+        }
+        states
+    }
+
+    /// Values of shape [batch, sequence, width] that every path crosses, and the places of their makers.
+    ///
+    /// A value is crossed by all paths exactly if the number of paths through it is the number of all paths;
+    /// paths are counted modulo a prime, in which an accident is as unlikely as a hash collision.
+    fn bottlenecks(&self) -> Vec<(Value, usize)> {
+        let Some((batch, sequence)) = self.sizes() else { return Vec::new() };
+        let active = &self.activity.values;
+        let mut from_start: HashMap<&str, u128> = HashMap::from([(EMBEDS, 1)]);
+        for node in &self.activity.path {
+            let paths = node.inputs.iter().filter_map(|it| from_start.get(&**it)).sum::<u128>() % PRIME;
+            let made = node.outputs.iter().filter(|it| active.contains(*it));
+            from_start.extend(made.map(|it| (&**it, paths)));
+        }
+        let mut to_end: HashMap<&str, u128> = HashMap::from([(LOGITS, 1)]);
+        for node in self.activity.path.iter().rev() {
+            let paths = node.outputs.iter().filter_map(|it| to_end.get(&**it)).sum::<u128>() % PRIME;
+            for input in node.inputs.iter().filter(|it| active.contains(*it)) {
+                let so_far = to_end.entry(input).or_insert(0);
+                *so_far = (*so_far + paths) % PRIME;
+            }
+        }
+        let all = to_end.get(EMBEDS).copied().unwrap_or(0);
+        let mut found = Vec::new();
+        for (place, node) in self.activity.path.iter().enumerate() {
+            for value in &node.outputs {
+                let through = from_start.get(&**value).zip(to_end.get(&**value));
+                let crossed = through.is_some_and(|(a, b)| a * b % PRIME == all);
+                let shaped = |it: &Fact| it.rank() == 3 && it.shape[..2] == [batch, sequence];
+                if crossed && self.fact(value).is_some_and(shaped) {
+                    found.push((value.clone(), place));
+                }
+            }
+        }
+        found
+    }
+
+    /// Operands of products with constant matrices that come from other such products through an activation.
+    fn neurons(&self) -> Vec<Neurons> {
+        let mut seen = HashSet::new();
+        let of = |node: &Node| {
+            let value = self.projected(node)?;
+            let fact = self.fact(value)?;
+            let width = fact.shape.last()?.constant()?;
+            let (batch, sequence) = self.sizes()?;
+            let rows = fact.shape[..fact.rank() - 1].iter();
+            let rows = rows.fold(Length::ONE, |product, &it| product.zip(it, |p, q| p * q));
+            let everywhere = rows == batch.zip(sequence, |p, q| p * q);
+            (everywhere && self.is_activated(value)).then(|| Neurons { value: value.clone(), width })
+        };
+        self.activity.path.iter().filter_map(of).filter(|it| seen.insert(it.value.clone())).collect()
+    }
+
+    /// The active operand of a product with a constant matrix.
+    fn projected<'n>(&self, node: &'n Node) -> Option<&'n Value> {
+        if !node.is("MatMul") && !node.is("Gemm") {
+            return None;
+        }
+        let constant = self.graph().initializers.get(&node.inputs[1])?;
+        (constant.dims().len() == 2 && self.activity.values.contains(&node.inputs[0]))
+            .then(|| &node.inputs[0])
+    }
+
+    /// Does the value come from products with constant matrices through at least one activation, and through
+    /// nothing but pointwise operators and reshapes?
+    fn is_activated(&self, value: &Value) -> bool {
+        let (mut open, mut seen) = (vec![value], HashSet::new());
+        let mut activated = false;
+        while let Some(value) = open.pop() {
+            if !self.activity.values.contains(value) || !seen.insert(value) {
+                continue;
+            }
+            let Some(node) = self.makers.get(value).map(|&it| &self.activity.path[it]) else { return false };
+            if self.projected(node).is_some() {
+                continue;
+            }
+            match ops::find(node).map(|it| it.kind) {
+                Some(Kind::Elementwise) => activated = true,
+                Some(Kind::Product | Kind::Sum) if !self.is_matrix_product(node) => {}
+                Some(Kind::Routing) if !node.is("Transpose") && !node.is("Gather") => {}
+                _ => return false,
+            }
+            open.extend(&node.inputs);
+        }
+        activated
+    }
+
+    fn is_matrix_product(&self, node: &Node) -> bool {
+        ["MatMul", "Gemm", "Conv", "Einsum"].iter().any(|it| node.is(it)) || node.op.starts_with("Reduce")
+    }
+
+    /// What the first operator that leaves the last hidden state's shape does.
+    fn pooling(&self, last: &Value) -> Pooling {
+        let Some((batch, sequence)) = self.sizes() else { return Pooling::Unknown };
+        let full =
+            |it: &Value| self.fact(it).is_some_and(|it| it.rank() >= 2 && it.shape[..2] == [batch, sequence]);
+        let mut reached: HashSet<&Value> = HashSet::from([last]);
+        for node in &self.activity.path {
+            let Some(operand) = node.inputs.iter().find(|it| reached.contains(it)) else { continue };
+            let Some(output) = node.outputs.first() else { continue };
+            if full(output) {
+                reached.insert(output);
+                continue;
+            }
+            match (node.op.as_str(), ops::find(node).map(|it| it.kind)) {
+                ("ReduceMean" | "ReduceSum" | "MatMul" | "Einsum", _) => return Pooling::Mean,
+                (_, Some(Kind::Maximum)) => return Pooling::Max,
+                ("Gather", _) => return self.picked(node),
+                ("GatherND" | "GatherElements", _) => return Pooling::Token,
+                ("Slice", _) => return self.sliced(node, operand),
+                _ => {
+                    reached.insert(output);
+                }
+            }
+        }
+        Pooling::Unknown
+    }
+
+    fn picked(&self, node: &Node) -> Pooling {
+        let index = self.fact(&node.inputs[1]).and_then(Fact::ints);
+        match (node.int("axis").unwrap_or(0), index.as_deref()) {
+            (1, Some(&[place])) => Pooling::Position(place),
+            _ => Pooling::Token,
+        }
+    }
+
+    fn sliced(&self, node: &Node, operand: &Value) -> Pooling {
+        let ints = |place: usize| node.input(place).and_then(|it| self.fact(it)).and_then(Fact::ints);
+        let axis = ints(3).and_then(|it| self.fact(operand)?.axis(*it.first()?));
+        match (axis, ints(1).as_deref(), ints(2).as_deref()) {
+            (Some(1), Some(&[start]), Some(&[end])) if end == start + 1 || (start == -1 && end > 0) => {
+                Pooling::Position(start)
+            }
+            _ => Pooling::Token,
+        }
+    }
+}
+
+/// 2⁶¹ − 1
+const PRIME: u128 = (1 << 61) - 1;

@@ -1,0 +1,305 @@
+//! This file is where derived graphs are admitted by measurement, without any other framework.
+//!
+//! Three questions: does the derived graph compute the model's logits, is its gradient the slope of these
+//! logits, and does the model itself give a row the same logits alone and among others? An export that baked a
+//! length in fails the last one: it is wrong, whatever its operators.
+
+use super::Compiled;
+use super::cut::{EMBEDS, LOGITS};
+use super::derive::{COTANGENT, EMBEDS_GRAD};
+use super::graph::{Graph, Tensor, Value};
+use super::probe::{Batch, Evaluate, Hints, batch_of, ids_input};
+use super::refusal::{Code, Refusal};
+
+/// What was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Measures {
+    /// Largest difference between the derived graph's logits and the model's, in parts of their largest.
+    pub logits: f64,
+    /// Largest difference between central differences and gradient along the gradient's own direction and a
+    /// random one, in parts of the gradient's length; of the best row.
+    pub slope: f64,
+    /// Largest difference between a row's logits alone and among equally long rows, in parts of the largest.
+    pub alone: f64,
+    /// The same between a row alone and padded to a greater length; `None` when padding cannot be tried.
+    pub padded: Option<f64>,
+}
+
+/// Above these, a graph is not offered.
+const LOGITS_BOUND: f64 = 1e-3;
+const SLOPE_BOUND: f64 = 0.01;
+const ALONE_BOUND: f64 = 1e-3;
+const PADDED_BOUND: f64 = 0.02;
+
+/// A half-precision model's own rounding stands between its logits and exact ones.
+const HALF_LOGITS_BOUND: f64 = 0.05;
+
+/// Rows and tokens of the test; both differ from the probes'.
+const ROWS: usize = 4;
+const TOKENS: usize = 9;
+/// The shorter length of the test by padding.
+const SHORT: usize = 6;
+
+/// Measures the gradient graph `derived` of `compiled` against `original`, the model as it was read.
+pub fn measure(
+    original: &Graph,
+    compiled: &Compiled,
+    derived: &Graph,
+    hints: &Hints,
+    evaluate: Evaluate<'_>,
+) -> Result<Measures, Refusal> {
+    let run = |graph: &Graph, batches: &[Batch]| {
+        evaluate(graph, batches).map_err(|error| Refusal::new(Code::Run, error))
+    };
+    let batch = batch_of(original, (ROWS, TOKENS), hints)?;
+    let mut model = original.clone();
+    model.outputs.retain(|it| it.value == compiled.logits.output.value);
+    let mut batches = vec![batch.clone()];
+    let fixed_batch = batch.iter().any(|it| it.1.dims().first() != Some(&ROWS));
+    if !fixed_batch {
+        batches.extend((0..ROWS).map(|row| rows(&batch, row, 1)));
+    }
+    let padding = paddings(original, &batch, hints);
+    batches.extend(padding.iter().flatten().cloned());
+    let answers = floats(run(&model, &batches)?)?;
+    let size = largest(&answers[0]);
+    let width = answers[0].len() / batch[0].1.dims()[0].max(1);
+    let alone = if fixed_batch { 0.0 } else { gap(&answers[1..=ROWS].concat(), &answers[0]) / size };
+    let padded = padding.is_some().then(|| {
+        let [short, long, other] = &answers[answers.len() - 3..] else { return 0.0 };
+        // A model that reads masked tokens gives another answer when they change; that is no error of the export.
+        let leak = gap(long, other);
+        let gap = gap(short, long);
+        if gap > 4.0 * leak { gap / size } else { 0.0 }
+    });
+
+    let embeds = embed(compiled, &batch)?;
+    let forward = |embeds: &Tensor| {
+        let mut batch = batch.clone();
+        batch.push((EMBEDS.into(), embeds.clone()));
+        batch
+    };
+    let known: Vec<f64> = match &compiled.logits.activation {
+        None => answers[0].clone(),
+        Some(_) => {
+            let mut inner = compiled.graph.clone();
+            let port = inner.outputs.iter().position(|it| it.value == compiled.logits.output.value);
+            let mut port = inner.outputs.swap_remove(port.unwrap_or(0));
+            port.value = compiled.logits.value.clone();
+            inner.outputs = vec![port];
+            floats(run(&inner, &batches[..1])?)?.swap_remove(0)
+        }
+    };
+    let cotangent: Vec<f64> = (0..known.len()).map(|it| noise(it, 11)).collect();
+    let dims = [known.len() / width.max(1), width];
+    let mut seeded = forward(&embeds);
+    seeded.push((COTANGENT.into(), Tensor::from_f64(embeds.element(), &dims, &cotangent)));
+    let outputs = run(derived, &[seeded])?.swap_remove(0);
+    let of = |name: &str| {
+        let place = derived.outputs.iter().position(|it| &*it.value == name);
+        let tensor = place.and_then(|it| outputs.get(it)?.as_ref()?.to_f64());
+        tensor.ok_or_else(|| Refusal::new(Code::Run, format!("no output {name}")))
+    };
+    let (logits, gradient) = (of(LOGITS)?, of(EMBEDS_GRAD)?);
+    let measures = Measures {
+        logits: gap(&logits, &known) / largest(&known),
+        slope: slope(compiled, &embeds, &gradient, &cotangent, width, &|batches| {
+            let batches: Vec<Batch> = batches.iter().map(forward).collect();
+            floats(run(&compiled.forward.graph, &batches)?)
+        })?,
+        alone,
+        padded,
+    };
+    measures.admit(compiled.raised).map(|()| measures)
+}
+
+impl Measures {
+    fn admit(&self, raised: bool) -> Result<(), Refusal> {
+        let refuse = |reason: String| Err(Refusal::new(Code::Measured, reason));
+        // Written so that a NaN is refused, too.
+        let within = |value: f64, bound: f64| value <= bound;
+        if !within(self.alone, ALONE_BOUND) {
+            let reason = "the export is wrong: a row's logits differ by {} of the largest when other rows are \
+                          in the batch; a batch size is baked in";
+            return refuse(reason.replace("{}", &format!("{:.1e}", self.alone)));
+        }
+        if let Some(padded) = self.padded.filter(|&it| !within(it, PADDED_BOUND)) {
+            return refuse(format!(
+                "the export is wrong: a row's logits differ by {padded:.1e} of the largest when it is padded; \
+                 a length is baked in"
+            ));
+        }
+        let bound = if raised { HALF_LOGITS_BOUND } else { LOGITS_BOUND };
+        if !within(self.logits, bound) {
+            return refuse(format!(
+                "the derived graph's logits are off by {:.1e} of the largest",
+                self.logits
+            ));
+        }
+        if !within(self.slope, SLOPE_BOUND) {
+            let off = self.slope;
+            return refuse(format!(
+                "the gradient is off by {off:.1e} of its length from central differences"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The best row's worst direction, each at the best of three steps: rows where a kink is stepped over, or where
+/// float32 loses the difference, do not count against the rule.
+fn slope(
+    compiled: &Compiled,
+    embeds: &Tensor,
+    gradient: &[f64],
+    cotangent: &[f64],
+    width: usize,
+    logits: Logits<'_>,
+) -> Result<f64, Refusal> {
+    let rows = embeds.dims()[0];
+    let stride = embeds.len() / rows.max(1);
+    debug_assert_eq!(stride % compiled.embedding.hidden, 0);
+    let start = embeds.to_f64().unwrap_or_default();
+    let length = |it: &[f64]| it.iter().map(|it| it * it).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+    let directions = [gradient.to_vec(), (0..gradient.len()).map(|it| noise(it, 29)).collect::<Vec<f64>>()];
+    let unit = |direction: &Vec<f64>| -> Vec<f64> {
+        let per_row = direction.chunks(stride).map(|row| (row, length(row)));
+        per_row.flat_map(|(row, length)| row.iter().map(move |it| it / length)).collect()
+    };
+    let directions = directions.each_ref().map(unit);
+    let steps = [1e-3, 4e-3, 1.6e-2];
+    let mut moved = Vec::new();
+    for direction in &directions {
+        for step in steps {
+            for sign in [1.0, -1.0] {
+                let place = |(at, (it, along)): (usize, (&f64, &f64))| {
+                    let size = length(&start[at / stride * stride..(at / stride + 1) * stride]);
+                    it + sign * step * size * along
+                };
+                let values: Vec<f64> = start.iter().zip(direction).enumerate().map(place).collect();
+                moved.push(Tensor::from_f64(embeds.element(), embeds.dims(), &values));
+            }
+        }
+    }
+    let answers = logits(&moved)?;
+    let weighed = |answer: &[f64], row: usize| -> f64 {
+        let range = row * width..(row + 1) * width;
+        answer[range.clone()].iter().zip(&cotangent[range]).map(|(a, b)| a * b).sum()
+    };
+    let mut best = f64::INFINITY;
+    for row in 0..rows {
+        let range = row * stride..(row + 1) * stride;
+        let size = length(&start[range.clone()]);
+        let norm = length(&gradient[range.clone()]);
+        let mut worst: f64 = 0.0;
+        for (which, direction) in directions.iter().enumerate() {
+            let known: f64 =
+                gradient[range.clone()].iter().zip(&direction[range.clone()]).map(|(a, b)| a * b).sum();
+            let gaps = steps.iter().enumerate().map(|(at, step)| {
+                let place = (which * steps.len() + at) * 2;
+                let rise = weighed(&answers[place], row) - weighed(&answers[place + 1], row);
+                (rise / (2.0 * step * size) - known).abs() / norm
+            });
+            worst = worst.max(gaps.fold(f64::INFINITY, f64::min));
+        }
+        best = best.min(worst);
+    }
+    Ok(best)
+}
+
+/// Embeddings in, logits out.
+type Logits<'a> = &'a dyn Fn(&[Tensor]) -> Result<Vec<Vec<f64>>, Refusal>;
+
+/// A short batch, the same padded, and the same padded with something else; where that can be tried.
+fn paddings(graph: &Graph, batch: &Batch, hints: &Hints) -> Option<[Batch; 3]> {
+    let pad = hints.pad?;
+    let ids = ids_input(graph).ok()?.value.clone();
+    let is_mask = |name: &Value| name.contains("mask");
+    if !batch.iter().any(|it| is_mask(&it.0)) || batch.iter().any(|it| it.1.dims() != [ROWS, TOKENS]) {
+        return None;
+    }
+    let eos = |it: Vec<i64>| match hints.eos {
+        Some(eos) => it
+            .into_iter()
+            .enumerate()
+            .map(|(at, it)| if at % SHORT == SHORT - 1 { eos } else { it })
+            .collect(),
+        None => it,
+    };
+    let short = |(name, tensor): &(Value, Tensor)| {
+        let values = tensor.to_i64()?;
+        let kept = values.chunks(TOKENS).flat_map(|row| row[..SHORT].to_vec()).collect();
+        let kept: Vec<i64> = if *name == ids { eos(kept) } else { kept };
+        Some((name.clone(), retyped(tensor, &[ROWS, SHORT], &kept)?))
+    };
+    let short: Batch = batch.iter().map(short).collect::<Option<_>>()?;
+    let long = |fill: i64| {
+        let one = |((name, whole), (_, part)): (&(Value, Tensor), &(Value, Tensor))| {
+            let (whole_values, part_values) = (whole.to_i64()?, part.to_i64()?);
+            let value = |at: usize| match at % TOKENS {
+                column if column < SHORT => part_values[at / TOKENS * SHORT + column],
+                _ if *name == ids => fill,
+                _ if is_mask(name) => 0,
+                _ => whole_values[at],
+            };
+            let values: Vec<i64> = (0..whole_values.len()).map(value).collect();
+            Some((name.clone(), retyped(whole, whole.dims(), &values)?))
+        };
+        batch.iter().zip(&short).map(one).collect::<Option<Batch>>()
+    };
+    let other = batch.iter().find(|it| it.0 == ids)?.1.to_i64()?[0];
+    Some([short.clone(), long(pad)?, long(other)?])
+}
+
+fn retyped(like: &Tensor, dims: &[usize], values: &[i64]) -> Option<Tensor> {
+    super::probe::typed(like.element(), dims, values)
+}
+
+/// Some rows of every tensor.
+fn rows(batch: &Batch, first: usize, count: usize) -> Batch {
+    let cut = |(name, tensor): &(Value, Tensor)| {
+        let stride = tensor.data().len() / tensor.dims()[0].max(1);
+        let mut dims = tensor.dims().to_vec();
+        dims[0] = count;
+        let data = tensor.data().slice(first * stride..(first + count) * stride);
+        let cut = Tensor::new(tensor.element(), dims, data).unwrap_or_else(|_| tensor.clone());
+        (name.clone(), cut)
+    };
+    batch.iter().map(cut).collect()
+}
+
+/// The rows of the word embedding for the batch's token ids.
+fn embed(compiled: &Compiled, batch: &Batch) -> Result<Tensor, Refusal> {
+    let refuse = || Refusal::new(Code::Embedding, "the word embedding cannot be read");
+    let ids = ids_input(&compiled.graph)?.value.clone();
+    let ids = batch.iter().find(|it| it.0 == ids).map(|it| &it.1).ok_or_else(refuse)?;
+    compiled.lookup(&ids.to_i64().ok_or_else(refuse)?, ids.dims()).ok_or_else(refuse)
+}
+
+fn floats(runs: Vec<Vec<Option<Tensor>>>) -> Result<Vec<Vec<f64>>, Refusal> {
+    let first = |run: Vec<Option<Tensor>>| run.into_iter().next().flatten()?.to_f64();
+    let all: Option<Vec<Vec<f64>>> = runs.into_iter().map(first).collect();
+    all.ok_or_else(|| Refusal::new(Code::Path, "the output is not floating"))
+}
+
+/// Repeatable numbers between −1 and 1.
+fn noise(index: usize, seed: u64) -> f64 {
+    let mut it =
+        (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((it ^ (it >> 31)) >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+}
+
+/// Largest difference; infinite if one is not a number.
+fn gap(a: &[f64], b: &[f64]) -> f64 {
+    if a.len() != b.len() {
+        return f64::INFINITY;
+    }
+    let gaps = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    gaps.fold(0.0, |gap: f64, it| if it.is_nan() { f64::INFINITY } else { gap.max(it) })
+}
+
+fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(f64::MIN_POSITIVE, |size, it| size.max(it.abs()))
+}
