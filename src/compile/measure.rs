@@ -27,7 +27,7 @@ pub struct Measures {
 
 /// Above these, a graph is not offered.
 const LOGITS_BOUND: f64 = 1e-3;
-const SLOPE_BOUND: f64 = 0.01;
+const SLOPE_BOUND: f64 = 0.005;
 const ALONE_BOUND: f64 = 1e-3;
 const PADDED_BOUND: f64 = 0.02;
 

@@ -84,11 +84,11 @@ fn copies(graph: &mut Graph) {
             }
             _ => None,
         };
-        match copy.filter(|_| node.domain.is_empty()) {
-            Some(tensor) => {
-                graph.initializers.insert(node.outputs[0].clone(), tensor);
+        match (copy, node.output(0)) {
+            (Some(tensor), Some(output)) if node.domain.is_empty() => {
+                graph.initializers.insert(output.clone(), tensor);
             }
-            None => graph.nodes.push(node),
+            _ => graph.nodes.push(node),
         }
     }
 }
@@ -110,7 +110,7 @@ fn raise(graph: &mut Graph, flattening: &mut Vec<Value>) {
                 let axis = node.int("axis").unwrap_or(1);
                 node.attributes.insert("axis".into(), axis.into());
                 if axis != -1 {
-                    flattening.push(node.outputs[0].clone());
+                    flattening.extend(node.output(0).cloned());
                 }
                 continue;
             }

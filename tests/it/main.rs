@@ -3,5 +3,6 @@
 mod evaluate;
 mod laws;
 mod operators;
+mod reader;
 mod support;
 mod zoo;

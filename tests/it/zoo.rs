@@ -7,10 +7,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use explaind::compile::graph::{Port, Tensor, Type, Value};
+use explaind::compile::anatomy::Pooling;
+use explaind::compile::graph::{Node, Port, Tensor, Type, Value};
 use explaind::compile::probe::{Batch, Hints};
-use explaind::compile::refusal::Refusal;
-use explaind::compile::{Compiled, derive, no_external, read};
+use explaind::compile::refusal::{Code, Refusal};
+use explaind::compile::{Compiled, derive, measure, no_external, read, write};
 use ndarray::{ArrayD, IxDyn};
 use ndarray_npy::NpzReader;
 
@@ -248,5 +249,71 @@ fn half_precision_models_are_differentiated_in_single_precision() {
         // The reference has the weights before they were rounded.
         let error = worst_error(&folder.join("model.onnx"), &folder.join("reference.npz"), &[""]).unwrap();
         assert!(error <= 1e-2, "{name}: off by {error:.1e}");
+    }
+}
+
+#[test]
+fn a_rule_that_is_wrong_by_a_fifth_is_not_admitted() {
+    let path = zoo("public/bert-legacy17/model.onnx");
+    let original = read(fs::read(&path).unwrap().into(), &no_external).unwrap();
+    let hints = hints(path.parent().unwrap());
+    let compiled = Compiled::open(original.clone(), &hints, &evaluate).unwrap();
+    let (derived, _) = derive::gradient(&compiled.forward).unwrap();
+    for op in ["Softmax", "LayerNormalization", "Gemm", "Erf", "Tanh"] {
+        let caused = compiled.forward.graph.nodes.iter().filter(|it| it.op == op);
+        let labels: Vec<String> = caused.map(|it| format!("{}/grad/", it.label())).collect();
+        let mut wrong = derived.clone();
+        let last = wrong.nodes.iter().rposition(|it| labels.iter().any(|label| it.name.starts_with(label)));
+        let last = last.unwrap_or_else(|| panic!("{op} has no rule in the graph"));
+        let fifth =
+            Node::new("Mul", &[wrong.nodes[last].outputs[0].clone(), "1.2".into()], &["scaled".into()]);
+        for node in &mut wrong.nodes[last + 1..] {
+            for input in node.inputs.iter_mut().filter(|it| **it == fifth.inputs[0]) {
+                *input = "scaled".into();
+            }
+        }
+        wrong.nodes.insert(last + 1, fifth);
+        wrong.initializers.insert("1.2".into(), Tensor::from_f32(&[], &[1.2]));
+        let outcome = measure::measure(&original, &compiled, &wrong, &hints, &evaluate);
+        assert_eq!(outcome.map_err(|it| it.code), Err(Code::Measured), "{op}");
+    }
+    assert!(measure::measure(&original, &compiled, &derived, &hints, &evaluate).is_ok());
+}
+
+#[test]
+fn opening_twice_gives_the_same_graph_byte_for_byte() {
+    let path = zoo("public/llama-legacy17/model.onnx");
+    let once = || write(&open(&path).unwrap().gradient.unwrap().graph);
+    assert!(once() == once());
+}
+
+#[test]
+fn the_position_that_is_read_is_told() {
+    let pooling = |name: &str| open(&zoo("public").join(name).join("model.onnx")).unwrap().anatomy.pooling;
+    assert_eq!(pooling("bert-legacy17"), Pooling::Position(0));
+    assert_eq!(pooling("roberta-dynamo18"), Pooling::Position(0));
+    assert_eq!(pooling("gpt2-legacy17"), Pooling::Token);
+}
+/// The model with its logits multiplied by the length of an axis of the token ids.
+fn scaled_by_length(path: &Path, axis: i64) -> explaind::compile::graph::Graph {
+    let mut graph = read(fs::read(path).unwrap().into(), &no_external).unwrap();
+    let shape =
+        Node::new("Shape", &["input_ids".into()], &["n".into()]).with("start", axis).with("end", axis + 1);
+    let cast = Node::new("Cast", &["n".into()], &["f".into()]).with("to", 1);
+    let product = Node::new("Mul", &["logits".into(), "f".into()], &["scaled".into()]);
+    graph.nodes.extend([shape, cast, product]);
+    graph.outputs[0].value = "scaled".into();
+    graph
+}
+
+#[test]
+fn an_export_that_depends_on_its_batch_or_length_is_called_wrong() {
+    let path = zoo("public/bert-legacy17/model.onnx");
+    let hints = hints(path.parent().unwrap());
+    for (axis, baked) in [(0, "batch size is baked in"), (1, "length is baked in")] {
+        let compiled = Compiled::open(scaled_by_length(&path, axis), &hints, &evaluate).unwrap();
+        let refusal = compiled.gradient.unwrap_err();
+        assert_eq!(refusal.code, Code::Measured);
+        assert!(refusal.reason.contains(baked), "{}", refusal.reason);
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn inline(
         graph.opsets.entry(domain).or_insert(import.version.unwrap_or(1));
     }
     let functions: Functions = functions.into_iter().map(key).collect();
-    let mut inliner = Inliner { functions: &functions, names: graph.names(), fetch };
+    let mut inliner = Inliner { functions: &functions, names: graph.names(), fetch, left: MOST_NODES };
     inliner.graph(graph, &mut Vec::new())?;
     for (domain, _) in functions.keys() {
         let used = |node: &Node| node.domain == *domain;
@@ -42,7 +42,12 @@ struct Inliner<'a> {
     functions: &'a Functions,
     names: Names,
     fetch: Fetch<'a>,
+    /// Nodes that may still be inlined.
+    left: usize,
 }
+
+/// Calls that call twice double the graph at each level; no exporter comes near this many nodes.
+const MOST_NODES: usize = 1 << 20;
 
 impl Inliner<'_> {
     fn graph(&mut self, graph: &mut Graph, calls: &mut Vec<String>) -> Result<(), ReadError> {
@@ -70,7 +75,8 @@ impl Inliner<'_> {
             return Ok(());
         };
         let name = node.operator();
-        if calls.contains(&name) {
+        self.left = self.left.saturating_sub(function.node.len());
+        if calls.contains(&name) || self.left == 0 {
             return Err(ReadError::Recursion(name));
         }
         calls.push(name);

@@ -84,8 +84,8 @@ pub enum ReadError {
     /// The graph is no graph.
     #[error(transparent)]
     Cycle(#[from] Cycle),
-    /// A function calls itself, or calls go too deep.
-    #[error("the function {0:?} cannot be inlined: it calls itself")]
+    /// A function calls itself, or calls make too many nodes.
+    #[error("the function {0:?} cannot be inlined: it calls itself, or there are too many calls")]
     Recursion(String),
 }
 
