@@ -158,6 +158,7 @@ fn words(error: &ValidationError<'_>) -> String {
     match error.kind() {
         Misfit::Enum { options } => format!("is not one of {options}"),
         Misfit::Type { kind: TypeKind::Single(kind) } => format!("is not of type {kind}"),
+        Misfit::Pattern { pattern } => format!("does not match {pattern}"),
         _ => error.masked().to_string(),
     }
 }

@@ -6,6 +6,7 @@
 pub mod account;
 pub mod body;
 pub mod keys;
+pub mod kind;
 pub mod layers;
 pub mod life;
 pub mod openapi;

@@ -166,6 +166,7 @@ fn document() -> Result<Value, String> {
     }
     value["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"] =
         json!({ "inputs": [EXAMPLE, "Dull and far too long."], "parameters": { "top_k": 1 } });
+    // An untagged enum cannot say this of its array.
     value["components"]["schemas"]["Inputs"]["oneOf"][0]["minItems"] = 1.into();
     in_order(&mut value);
     Ok(without_null_defaults(value))

@@ -9,7 +9,7 @@ use tracing::{error, info};
 use crate::{
     api::{self, Door},
     config::{Entry as Setting, Settings},
-    explain::{House, Limits},
+    explain::House,
     model::{Entry, Model, OpenSettings, Shelf},
     runtime::{Runtime, Scheduler, SchedulerSettings},
     telemetry,
@@ -68,7 +68,7 @@ fn open(settings: &Settings) -> anyhow::Result<House> {
         chunk_tokens: engine.chunk_tokens as usize,
         budget: engine.queue_tokens,
     });
-    Ok(House { models, scheduler, limits: limits(settings) })
+    Ok(House { models, scheduler, limits: (&settings.limits).into() })
 }
 
 fn open_model(
@@ -88,18 +88,6 @@ fn open_model(
             Ok(Entry::Failed(reason.to_string()))
         }
         Err(reason) => Err(reason).with_context(|| format!("the model `{}` does not open", named.name)),
-    }
-}
-
-fn limits(settings: &Settings) -> Limits {
-    let it = &settings.limits;
-    Limits {
-        max_inputs: it.max_inputs as usize,
-        max_text_chars: it.max_text_chars as usize,
-        max_run_chars: it.max_run_chars as usize,
-        max_passes: it.max_passes,
-        default_timeout_ms: it.default_timeout_ms,
-        max_timeout_ms: it.max_timeout_ms,
     }
 }
 

@@ -11,7 +11,10 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{ArgAction, Args, ValueEnum, value_parser};
 
-use crate::runtime::{Device, granted_cores};
+use crate::{
+    explain::Limits,
+    runtime::{Device, granted_cores},
+};
 
 pub use check::Conflict;
 pub use layers::{ConfigError, Entry, Source, resolve};
@@ -145,6 +148,19 @@ pub struct LimitSettings {
     #[arg(long, env = "EXPLAIND_MAX_TIMEOUT_MS", value_name = "MS", default_value_t = 60_000,
           value_parser = value_parser!(u64).range(1..))]
     pub max_timeout_ms: u64,
+}
+
+impl From<&LimitSettings> for Limits {
+    fn from(it: &LimitSettings) -> Self {
+        Self {
+            max_inputs: it.max_inputs as usize,
+            max_text_chars: it.max_text_chars as usize,
+            max_run_chars: it.max_run_chars as usize,
+            max_passes: it.max_passes,
+            default_timeout_ms: it.default_timeout_ms,
+            max_timeout_ms: it.max_timeout_ms,
+        }
+    }
 }
 
 /// How the service leaves after SIGTERM or SIGINT.

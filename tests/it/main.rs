@@ -1,8 +1,12 @@
 //! The integration tests: one binary, one module a subject.
 
+mod architecture;
 mod evaluate;
 mod laws;
+mod openapi;
 mod operators;
 mod reader;
+mod routes;
+mod service;
 mod support;
 mod zoo;

@@ -1,0 +1,239 @@
+//! The main job: answers, and everything that is refused.
+
+use std::path::Path;
+
+use axum::body::HttpBody;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::{
+    service::{Answer, REVIEW, Service},
+    support,
+};
+
+const PATH: &str = "/explain/leave-one-out";
+
+async fn ask(body: Value) -> Answer {
+    Service::bundled().post(PATH, body).await
+}
+
+async fn refusal(body: Value) -> String {
+    ask(body).await.refusal()
+}
+
+#[tokio::test]
+async fn a_review_is_explained_word_by_word() {
+    let answer = ask(json!({ "inputs": { "text": REVIEW, "id": "r1" }, "seed": 3 })).await;
+    let told = answer.good();
+    assert_eq!(told["id"], answer.header("x-request-id"));
+    assert_eq!((&told["method"], &told["seed"]), (&"leave-one-out".into(), &3.into()));
+    assert_eq!(told["parameters"]["operation"], "mask");
+    let result = &told["results"][0];
+    assert_eq!((&result["id"], &result["prediction"]["label"]), (&"r1".into(), &"positive".into()));
+    let words: Vec<&str> = result["explanations"][0]["attributions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(words, ["A", "warm", ",", "funny", "and", "quietly", "moving", "film", "."]);
+    let timing = answer.header("server-timing");
+    for stage in ["tokenize;dur=", "queue;dur=", "forward;dur=", "reduce;dur="] {
+        assert!(timing.contains(stage), "{timing}");
+    }
+}
+
+#[tokio::test]
+async fn every_input_and_every_target_has_its_explanation() {
+    let told = ask(json!({ "inputs": [REVIEW, { "text": "Dull." }], "target": "all" })).await.good();
+    let results = told["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2);
+    for result in results {
+        let targets: Vec<&Value> =
+            result["explanations"].as_array().unwrap().iter().map(|it| &it["target"]["label"]).collect();
+        assert_eq!(targets, ["negative", "positive"]);
+    }
+}
+
+#[tokio::test]
+async fn a_pair_is_told_apart_by_segment() {
+    let told = ask(json!({ "inputs": { "text": "Warm film.", "text_pair": "Dull plot." } })).await.good();
+    let segments: Vec<u64> = told["results"][0]["explanations"][0]["attributions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["segment"].as_u64().unwrap())
+        .collect();
+    assert_eq!(segments, [0, 0, 0, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn what_is_no_json_is_malformed() {
+    let service = Service::bundled();
+    for (body, told) in [
+        (&b"{\"inputs\": "[..], "400 malformed-json"),
+        (b"", "400 malformed-json"),
+        (b"{\"inputs\": \"a\", \"inputs\": \"b\"}", "400 malformed-json"),
+        (b"{\"inputs\": \"a raw \x00 byte\"}", "400 malformed-json"),
+        (b"{\"inputs\": \"\xff\"}", "400 invalid-utf8"),
+    ] {
+        assert_eq!(service.post_bytes(PATH, body.to_vec()).await.refusal(), told);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_declared_as_json_is_not_read() {
+    let request = axum::http::Request::post(PATH).header("content-type", "text/plain");
+    let answer = Service::bundled().ask(request.body("{}".into()).unwrap()).await;
+    assert_eq!(answer.refusal(), "415 unsupported-media-type");
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_whether_its_length_is_told_or_not() {
+    let service = Service::with(&["--max-body-bytes=1000", "--max-text-chars=900"]);
+    let long = json!({ "inputs": "word ".repeat(250) }).to_string();
+    let told = service.post_bytes(PATH, long.clone()).await.refusal();
+    assert_eq!(told, "413 body-too-large\n  limit max_body_bytes = 1000");
+    let stream = axum::body::Body::new(axum::body::Body::from(long).map_frame(|it| it));
+    assert_eq!(stream.size_hint().exact(), None, "a body whose length nobody knows beforehand");
+    assert_eq!(service.post_bytes(PATH, stream).await.refusal(), told);
+}
+
+#[tokio::test]
+async fn a_text_of_nothing_has_nothing_to_explain() {
+    for text in ["", "   ", "\n\t\u{a0}"] {
+        let told = refusal(json!({ "inputs": text })).await;
+        assert!(told.starts_with("422 invalid-input\n  /inputs: "), "{told}");
+    }
+    let told = refusal(json!({ "inputs": [REVIEW, { "text": "" }, " "] })).await;
+    assert!(told.contains("\n  /inputs/1/text: ") && told.contains("\n  /inputs/2: "), "{told}");
+}
+
+#[tokio::test]
+async fn a_nul_in_a_text_is_refused_where_it_stands() {
+    let told = refusal(json!({ "inputs": ["fine", "a\u{0}b"] })).await;
+    assert!(told.starts_with("422 invalid-input\n  /inputs/1: "), "{told}");
+}
+
+#[tokio::test]
+async fn all_misfits_of_the_schema_are_told_at_once() {
+    let body = json!({
+        "inputs": 3, "modle": "sst2", "target": true, "output": "loudness", "granularity": "paragraph",
+        "parameters": { "operation": "burn", "speed": 1 }, "seed": -1, "timeout_ms": 0, "truncate": "yes",
+    });
+    insta::assert_snapshot!(refusal(body).await, @r#"
+    422 invalid-request
+      /inputs: is not of type array and is not of type string and is not of type object
+      /target: is not of type array and is not of type integer and is not of type string
+      /output: is not one of ["logit","probability","log_odds"]
+      /granularity: is not one of ["token","word","sentence"] and is not of type object
+      /parameters/operation: is not one of ["delete","mask","unk","pad","replace"]
+      /parameters/speed: is not a known field
+      /seed: value is less than the minimum of 0
+      /timeout_ms: value is less than the minimum of 1
+      /truncate: is not of type boolean
+      /modle: is not a known field
+    "#);
+}
+
+#[tokio::test]
+async fn no_input_and_too_many_are_refused() {
+    let told = refusal(json!({ "inputs": [] })).await;
+    assert!(told.starts_with("422 invalid-request\n  /inputs: "), "{told}");
+    let told = refusal(json!({ "inputs": vec!["a"; 33] })).await;
+    assert!(told.starts_with("422 limit-exceeded\n  /inputs: "), "{told}");
+    assert!(told.ends_with("limit max_inputs = 32"), "{told}");
+}
+
+#[tokio::test]
+async fn a_pair_of_strings_in_an_array_in_an_array_is_no_input() {
+    let told = refusal(json!({ "inputs": [["a", "b"]] })).await;
+    assert!(told.starts_with("422 invalid-request\n  /inputs/0: "), "{told}");
+}
+
+#[tokio::test]
+async fn a_label_that_the_model_lacks_is_pointed_at() {
+    for (target, pointer) in
+        [(json!("neutral"), "/target"), (json!(2), "/target"), (json!([0, "neutral"]), "/target/1")]
+    {
+        let told = refusal(json!({ "inputs": REVIEW, "target": target })).await;
+        assert!(told.starts_with(&format!("422 invalid-input\n  {pointer}: ")), "{told}");
+    }
+    assert!(refusal(json!({ "inputs": REVIEW, "target": [] })).await.starts_with("422 invalid-"));
+}
+
+#[tokio::test]
+async fn a_model_without_label_names_is_asked_by_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sst2");
+    for file in ["model.onnx", "tokenizer.json", "tokenizer_config.json"] {
+        std::os::unix::fs::symlink(bundled.join(file), folder.path().join(file)).unwrap();
+    }
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(bundled.join("config.json")).unwrap()).unwrap();
+    config.as_object_mut().unwrap().retain(|key, _| key != "id2label" && key != "label2id");
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let service = Service::closed(&[]);
+    service.door.open(support::house("nameless", folder.path()));
+    let told = service.post(PATH, json!({ "inputs": REVIEW, "target": ["positive"] })).await.refusal();
+    assert!(told.starts_with("422 invalid-input\n  /target/0: "), "{told}");
+    let told = service.post(PATH, json!({ "inputs": REVIEW, "target": 1 })).await.good();
+    assert_eq!(told["results"][0]["explanations"][0]["target"]["index"], 1);
+}
+
+#[tokio::test]
+async fn an_unknown_model_or_method_is_not_found() {
+    assert_eq!(refusal(json!({ "inputs": REVIEW, "model": "nobody" })).await, "404 unknown-model");
+    let told = Service::bundled().post("/explain/tea-leaves", json!({ "inputs": REVIEW })).await.refusal();
+    assert_eq!(told, "404 unknown-method");
+}
+
+#[tokio::test]
+async fn a_long_text_is_refused_or_cut_as_the_request_says() {
+    let long = "good ".repeat(600);
+    let told = refusal(json!({ "inputs": long })).await;
+    assert!(told.starts_with("422 input-too-long\n  /inputs: "), "{told}");
+    assert!(told.ends_with("limit max_length = 512"), "{told}");
+    let spans = json!({ "spans": [[0, 4], [5, 9]] });
+    let told = ask(json!({ "inputs": long, "truncate": true, "granularity": spans, "timeout_ms": 60_000 }))
+        .await
+        .good();
+    assert_eq!(told["results"][0]["truncated"], true);
+}
+
+#[tokio::test]
+async fn a_text_past_the_limit_on_characters_is_refused() {
+    let service = Service::with(&["--max-text-chars=10"]);
+    let told = service.post(PATH, json!({ "inputs": ["short", "longer than ten"] })).await.refusal();
+    assert!(told.starts_with("422 limit-exceeded\n  /inputs/1: "), "{told}");
+    assert!(told.ends_with("limit max_text_chars = 10"), "{told}");
+}
+
+#[tokio::test]
+async fn spans_that_overlap_or_lie_outside_are_pointed_at() {
+    for spans in [json!([[0, 4], [3, 6]]), json!([[0, 400]]), json!([[4, 4]]), json!([[5, 2]]), json!([[1]])]
+    {
+        let told = refusal(json!({ "inputs": REVIEW, "granularity": { "spans": spans } })).await;
+        assert!(told.starts_with("422 invalid-input\n  /granularity/spans"), "{spans}: {told}");
+    }
+    let told = refusal(json!({ "inputs": REVIEW, "granularity": { "spans": [] } })).await;
+    assert!(told.starts_with("422 invalid-request\n  /granularity/spans: "), "{told}");
+}
+
+#[tokio::test]
+async fn a_price_over_the_limit_is_refused_before_any_pass() {
+    let service = Service::with(&["--max-passes=5"]);
+    let told = service.post(PATH, json!({ "inputs": REVIEW })).await.refusal();
+    assert!(told.starts_with("422 limit-exceeded\n"), "{told}");
+    assert!(told.ends_with("limit max_passes = 5"), "{told}");
+    assert_eq!(service.metric("explaind_rows_total"), 0.0);
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_is_told_and_counted() {
+    let service = Service::with(&[]);
+    let body = json!({ "inputs": vec!["good ".repeat(200); 32], "timeout_ms": 30 });
+    assert_eq!(service.post(PATH, body).await.refusal(), "504 deadline-exceeded");
+    let late = r#"explaind_explanations_total{method="leave-one-out",outcome="deadline"}"#;
+    assert_eq!(service.metric(late), 1.0);
+}

@@ -1,0 +1,24 @@
+//! Probes tell opening, serving and leaving apart.
+
+use explaind::api::life::Phase;
+
+use crate::service::Service;
+
+async fn statuses(service: &Service) -> [u16; 4] {
+    let mut statuses = [0; 4];
+    for (status, probe) in statuses.iter_mut().zip(["/livez", "/startupz", "/readyz", "/health"]) {
+        *status = service.get(probe).await.status.as_u16();
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn each_phase_has_its_answers() {
+    let closed = Service::closed(&[]);
+    assert_eq!(statuses(&closed).await, [200, 503, 503, 503]);
+    let open = Service::with(&[]);
+    assert_eq!(statuses(&open).await, [200, 200, 200, 200]);
+    assert_eq!(open.metric("explaind_ready"), 1.0);
+    open.door.life.advance(Phase::Leaving);
+    assert_eq!(statuses(&open).await, [200, 200, 503, 503]);
+}

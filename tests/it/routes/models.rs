@@ -1,0 +1,39 @@
+//! What is told of a model.
+
+use explaind::{explain::registry::METHODS, model::Entry};
+
+use crate::{service::Service, support};
+
+#[tokio::test]
+async fn an_open_model_tells_labels_limits_and_methods() {
+    let service = Service::with(&["--max-inputs=3"]);
+    let page = service.get("/models/sst2").await.good();
+    assert_eq!(page["status"], "ready");
+    assert_eq!(page["labels"], serde_json::json!(["negative", "positive"]));
+    assert_eq!(page["activation"], "softmax");
+    assert_eq!(page["device"], "cpu");
+    assert_eq!((&page["limits"]["max_length"], &page["limits"]["max_inputs"]), (&512.into(), &3.into()));
+    assert_eq!(page["digest"].as_str().unwrap().len(), 64);
+    let methods = page["methods"].as_array().unwrap();
+    assert_eq!(methods.len(), METHODS.len());
+    assert!(methods.iter().all(|it| it["available"] == true), "{methods:#?}");
+    assert_eq!(service.get("/models").await.good()["models"][0], page);
+}
+
+#[tokio::test]
+async fn a_model_that_did_not_open_is_listed_and_refuses_work() {
+    let service = Service::closed(&[]);
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sst2");
+    let mut house = support::house("sst2", &folder);
+    house.models.put("broken", Entry::Failed("config.json: no such file".to_owned()));
+    service.door.open(house);
+    let page = service.get("/models/broken").await.good();
+    assert_eq!((&page["status"], &page["reason"]), (&"failed".into(), &"config.json: no such file".into()));
+    let body = serde_json::json!({ "inputs": "a", "model": "broken" });
+    assert_eq!(service.post("/predict", body).await.refusal(), "503 model-failed");
+}
+
+#[tokio::test]
+async fn an_unknown_model_is_a_problem() {
+    assert_eq!(Service::bundled().get("/models/nobody").await.refusal(), "404 unknown-model");
+}
