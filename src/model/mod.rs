@@ -1,5 +1,6 @@
 //! What is loaded: one classifier, ready to be asked.
 
+pub mod graphs;
 pub mod labels;
 pub mod manifest;
 mod need;

@@ -219,7 +219,10 @@ fn build(
             .map_err(plain)?,
     };
     for weight in &graph.weights {
-        builder = builder.with_external_initializer(&weight.name, weights.value(weight)?).map_err(plain)?;
+        let value = weights.value(weight)?;
+        // The graph's optimiser reads the one, kernels and their packed forms share the other.
+        builder = builder.with_external_initializer(&weight.name, value.clone()).map_err(plain)?;
+        builder = builder.with_initializer(&weight.name, value).map_err(plain)?;
     }
     Ok(match &graph.model {
         Source::Bytes(bytes) => builder.commit_from_memory(bytes)?,

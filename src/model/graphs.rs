@@ -1,0 +1,69 @@
+//! Where a model file becomes graphs that ONNX Runtime opens with their weights in memory once.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    compile::{self, graph::Element as Stored},
+    runtime::{Element, Graph, Source, Weight},
+};
+
+/// Initializers of more bytes than this are shared between sessions; smaller ones stay in the graph, where
+/// the optimiser may fold them.
+const SHARED_FROM: usize = 4096;
+
+/// Reads a model file and the data files beside it.
+///
+/// # Errors
+/// What is wrong with the file, in a sentence.
+pub fn read(path: &Path) -> Result<compile::graph::Graph, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    let fetch = |external: &compile::onnx::read::External| -> Result<Bytes, String> {
+        let mut file = File::open(folder.join(&external.location)).map_err(|error| error.to_string())?;
+        file.seek(SeekFrom::Start(external.offset)).map_err(|error| error.to_string())?;
+        let mut data = Vec::new();
+        match external.length {
+            Some(length) => file.take(length).read_to_end(&mut data),
+            None => file.read_to_end(&mut data),
+        }
+        .map_err(|error| error.to_string())?;
+        Ok(data.into())
+    };
+    let mut graph = compile::onnx::read::read(bytes.into(), &fetch).map_err(|error| error.to_string())?;
+    compile::widen::widen(&mut graph);
+    Ok(graph)
+}
+
+/// The graph for ONNX Runtime, its large weights apart.
+pub fn runnable(graph: &compile::graph::Graph) -> Graph {
+    let split = compile::onnx::write::write_split(graph, SHARED_FROM);
+    let weights = split
+        .weights
+        .into_iter()
+        .filter_map(|(name, tensor)| {
+            let (element, dims) = (element(tensor.element())?, tensor.dims().to_vec());
+            Some(Weight { name: name.to_string(), element, dims, bytes: tensor.data().clone() })
+        })
+        .collect();
+    Graph { model: Source::Bytes(split.model.into()), weights }
+}
+
+fn element(stored: Stored) -> Option<Element> {
+    Some(match stored {
+        Stored::F32 => Element::F32,
+        Stored::F16 => Element::F16,
+        Stored::F64 => Element::F64,
+        Stored::I64 => Element::I64,
+        Stored::I32 => Element::I32,
+        Stored::I8 => Element::I8,
+        Stored::U8 => Element::U8,
+        Stored::Bool => Element::Bool,
+        _ => return None,
+    })
+}
