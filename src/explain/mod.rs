@@ -8,6 +8,7 @@ mod case;
 pub mod distribution;
 mod error;
 pub mod estimators;
+pub mod gradient;
 mod house;
 mod masking;
 mod method;

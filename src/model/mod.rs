@@ -1,5 +1,6 @@
 //! What is loaded: one classifier, ready to be asked.
 
+mod derived;
 pub mod graphs;
 pub mod labels;
 pub mod manifest;
@@ -10,6 +11,7 @@ pub mod text;
 
 use std::sync::Arc;
 
+pub use derived::{GradientGraph, Words};
 pub use labels::{Activation, Labels, Output, ScoreError, TargetError};
 pub use manifest::{Manifest, ManifestError, SpecialTokens};
 pub use need::{Need, Unavailable};
@@ -38,6 +40,8 @@ pub struct Model {
     pub device: Device,
     /// Logits from tokens: the file as it is.
     pub forward: Arc<Program>,
+    /// The gradient family's graphs, or why there are none.
+    pub gradient: Result<GradientGraph, Unavailable>,
     /// What a caller should know beside the numbers.
     pub warnings: Vec<String>,
 }
@@ -65,6 +69,15 @@ impl Model {
     pub fn allows(&self, need: Need) -> Result<(), Unavailable> {
         match need {
             Need::Forward => Ok(()),
+            Need::Gradient => self.gradient().map(|_| ()),
         }
+    }
+
+    /// The gradient family's graphs.
+    ///
+    /// # Errors
+    /// [`Unavailable`] with the reason that was found when the model was opened.
+    pub fn gradient(&self) -> Result<&GradientGraph, Unavailable> {
+        self.gradient.as_ref().map_err(Clone::clone)
     }
 }

@@ -9,6 +9,8 @@ use utoipa::ToSchema;
 pub enum Need {
     /// Logits from tokens; every model has it.
     Forward,
+    /// Gradients with respect to the word embeddings.
+    Gradient,
 }
 
 /// A graph that a model does not have, found out when the model was opened.

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    Manifest, ManifestError, Model,
+    Manifest, ManifestError, Model, derived, graphs,
     manifest::Side,
     text::{Tokenizer, TokenizerError},
 };
@@ -68,7 +68,9 @@ impl Model {
         let failed = |cause| OpenError::Graph { file: file.clone(), cause };
         let odd = |detail| OpenError::NotAClassifier { file: file.clone(), detail };
 
-        let graph = Graph::file(&manifest.graph);
+        // A file that the compiler cannot read may still run: only derived graphs are missing then.
+        let read = graphs::read(&manifest.graph);
+        let graph = read.as_ref().map_or_else(|_| Graph::file(&manifest.graph), graphs::runnable);
         let weights = SharedWeights::default();
         let session =
             Session::open(&settings.runtime, &graph, &weights, Optimise::Everything).map_err(failed)?;
@@ -86,6 +88,8 @@ impl Model {
         .map_err(failed)?;
         let (forward, width) = learn_width(forward, &tokenizer).map_err(failed)?;
         let labels = manifest.labels(Some(width))?;
+        let gradient =
+            derived::open(read, &settings.runtime, &weights, settings.workers, &forward, &manifest);
         Ok(Self {
             name: name.to_owned(),
             digest: manifest.digest()?,
@@ -96,6 +100,7 @@ impl Model {
             precision,
             device: settings.runtime.device,
             forward: Arc::new(forward),
+            gradient,
             warnings: Vec::new(),
         })
     }

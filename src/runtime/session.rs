@@ -11,7 +11,7 @@ use half::f16;
 use ort::{
     ep::{ArenaExtendStrategy, CUDA},
     session::{
-        OutputSelector, RunOptions, Session as OrtSession,
+        OutputSelector, RunOptions, Session as OrtSession, SessionOutputs,
         builder::{GraphOptimizationLevel, PrepackedWeights},
     },
     value::{DynValue, ValueType},
@@ -155,6 +155,20 @@ impl Session {
         self.inner.outputs().iter().map(|it| outlet(it.name(), it.dtype())).collect()
     }
 
+    /// As [`Session::run`]; `None` for an output of a type that explaind does not read.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_all<'n>(
+        &mut self,
+        inputs: Vec<(String, Tensor)>,
+        outputs: impl IntoIterator<Item = &'n str> + Clone,
+    ) -> Result<Vec<Option<Tensor>>, RuntimeError> {
+        self.ask(inputs, outputs.clone(), |values| {
+            Ok(outputs.into_iter().map(|name| Tensor::from_value(values.get(name)?).ok()).collect())
+        })
+    }
+
     /// Runs the graph on `inputs` and copies the named `outputs` out, in that order.
     ///
     /// # Errors
@@ -164,19 +178,29 @@ impl Session {
         inputs: Vec<(String, Tensor)>,
         outputs: impl IntoIterator<Item = &'n str> + Clone,
     ) -> Result<Vec<Tensor>, RuntimeError> {
+        let missing = |name: &str| RuntimeError::Session(format!("the run gave no output `{name}`"));
+        self.ask(inputs, outputs.clone(), |values| {
+            let read = |name| Ok(Tensor::from_value(values.get(name).ok_or_else(|| missing(name))?)?);
+            outputs.into_iter().map(read).collect()
+        })
+    }
+}
+
+impl Session {
+    fn ask<'n, T>(
+        &mut self,
+        inputs: Vec<(String, Tensor)>,
+        outputs: impl IntoIterator<Item = &'n str>,
+        read: impl FnOnce(&SessionOutputs<'_>) -> Result<T, RuntimeError>,
+    ) -> Result<T, RuntimeError> {
         let inputs = inputs
             .into_iter()
             .map(|(name, tensor)| Ok((name, tensor.into_value()?)))
             .collect::<Result<Vec<_>, RuntimeError>>()?;
-        let wanted =
-            outputs.clone().into_iter().fold(OutputSelector::no_default(), |all, name| all.with(name));
+        let wanted = outputs.into_iter().fold(OutputSelector::no_default(), |all, name| all.with(name));
         let options = RunOptions::new()?.with_outputs(wanted);
         let values = self.inner.run_with_options(inputs, &options)?;
-        let missing = |name: &str| RuntimeError::Session(format!("the run gave no output `{name}`"));
-        outputs
-            .into_iter()
-            .map(|name| Ok(Tensor::from_value(values.get(name).ok_or_else(|| missing(name))?)?))
-            .collect()
+        read(&values)
     }
 }
 

@@ -163,7 +163,8 @@ fn every_parameter_is_in_the_schema_with_a_sentence() {
         let slug = method.about().slug;
         let schemas = method.schemas();
         let schema = serde_json::to_value(&schemas[0].1).unwrap();
-        let properties = schema["properties"].as_object().unwrap_or_else(|| panic!("{slug}: no properties"));
+        let none = serde_json::Map::new();
+        let properties = schema["properties"].as_object().unwrap_or(&none);
         assert_eq!(schema["additionalProperties"], json!(false), "{slug} takes unknown parameters");
         let plan = method.read(example(*method).as_object().unwrap()).unwrap();
         for name in plan.resolved().as_object().unwrap().keys() {

@@ -8,5 +8,6 @@ mod operators;
 mod reader;
 mod routes;
 mod service;
+mod parity;
 mod support;
 mod zoo;

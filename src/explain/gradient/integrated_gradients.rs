@@ -1,0 +1,238 @@
+//! Integrated gradients: the gradient averaged along a straight line from a baseline to the input.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+use utoipa::ToSchema;
+
+use super::{Baseline, BaselineKind, Embedded, Nodes, Point, Rule, price_of, token_finding};
+use crate::{
+    explain::{
+        About, Case, ExplainError, Family, Finding, Method, Misfit, Price, Subject, Typed, nothing_more,
+    },
+    model::{Need, Output},
+};
+
+/// The row of the registry.
+pub static METHOD: &dyn Method = &&INTEGRATED_GRADIENTS;
+
+static INTEGRATED_GRADIENTS: Typed<IntegratedGradients> = Typed {
+    about: About {
+        slug: "integrated-gradients",
+        family: Family::Gradient,
+        summary: "The gradient averaged along the line from a baseline, times the way from it; the scores add \
+                  up to the difference that the baseline makes.",
+        reference: "Sundararajan, Taly and Yan (2017), Axiomatic Attribution for Deep Networks, \
+                    arXiv:1703.01365",
+        output: Output::Logit,
+        needs: &[Need::Gradient],
+        stops_early: true,
+        example: r#"{"baseline": "pad", "steps": 16}"#,
+    },
+    needs: nothing_more,
+    price,
+    run,
+};
+
+/// Parameters of integrated gradients.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct IntegratedGradients {
+    /// Where the line starts.
+    #[schema(default = "pad")]
+    pub baseline: BaselineKind,
+    /// The text at which the line starts, for `baseline: "text"`; no longer than the input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub baseline_text: Option<String>,
+    /// How the integral is approximated.
+    #[schema(default = "gauss-legendre")]
+    pub rule: Rule,
+    /// Points on the line; with a `tolerance`, points to begin with.
+    #[schema(minimum = 1, maximum = 1024, default = 32)]
+    pub steps: usize,
+    /// Points are doubled until the completeness error is at most this share of the difference that is
+    /// explained. `null`: exactly `steps` points.
+    #[schema(minimum = 0.0, default = 0.01)]
+    pub tolerance: Option<f64>,
+    /// The most points on one line when there is a `tolerance`.
+    #[schema(minimum = 1, maximum = 1024, default = 256)]
+    pub max_steps: usize,
+    /// Random baselines to average over, for `baseline: "random"`.
+    #[schema(minimum = 1, maximum = 64, default = 4)]
+    pub draws: usize,
+}
+
+impl Default for IntegratedGradients {
+    fn default() -> Self {
+        Self {
+            baseline: BaselineKind::Pad,
+            baseline_text: None,
+            rule: Rule::GaussLegendre,
+            steps: 32,
+            tolerance: Some(0.01),
+            max_steps: 256,
+            draws: 4,
+        }
+    }
+}
+
+/// A difference smaller than this, in the output's unit, is measured against this: a relative error of
+/// nothing says nothing.
+const FLOOR: f64 = 0.02;
+
+impl IntegratedGradients {
+    fn start(&self, subject: &Subject<'_>) -> Result<Baseline, ExplainError> {
+        Baseline::read(self.baseline, self.baseline_text.as_deref(), self.draws, subject)
+    }
+
+    /// The numbers of points that may be tried, one after the other.
+    fn rounds(&self) -> Vec<usize> {
+        match self.tolerance {
+            None => vec![self.steps],
+            Some(_) => {
+                let last = self.max_steps.max(self.steps);
+                let doubled = std::iter::successors(Some(self.steps), |steps| Some(steps * 2));
+                doubled.take_while(|steps| *steps <= last).collect()
+            }
+        }
+    }
+}
+
+/// Every round's points, for every baseline; and the scores at both ends.
+fn price(parameters: &IntegratedGradients, subject: &Subject<'_>) -> Result<Price, ExplainError> {
+    if parameters.tolerance.is_some_and(|it| !it.is_finite() || it < 0.0) {
+        return Err(Misfit::parameter("tolerance", "must be a finite number of at least 0").into());
+    }
+    let draws = parameters.start(subject)?.draws() as u64;
+    let points = parameters.rounds().iter().sum::<usize>() as u64 * draws;
+    let line = price_of(points, subject.targets, subject.output);
+    Ok(Price { forward: line.forward + 1 + draws, gradient: line.gradient })
+}
+
+/// `score(token) = Σ_h (e − b)_h · ∫₀¹ ∂v/∂e_h (b + α(e − b)) dα`.
+fn run(parameters: &IntegratedGradients, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
+    let embedded = Embedded::of(case)?;
+    let baseline = parameters.start(&case.subject)?;
+    let starts = baseline.points(&embedded);
+    let mut ends = vec![Point::Values(embedded.x.clone())];
+    ends.extend(starts.iter().cloned().map(Point::Values));
+    let logits = embedded.logits(ends)?;
+    let values = logits.iter().map(|it| case.scalars(it)).collect::<Result<Vec<_>, _>>()?;
+    let (value, bases) = (&values[0], &values[1..]);
+
+    let targets = case.targets.len();
+    let mut sums: Vec<Line> = (0..targets).map(|_| Line::default()).collect();
+    for (start, base) in starts.iter().zip(bases) {
+        let differences: Vec<f64> = value.iter().zip(base).map(|(v, b)| v - b).collect();
+        let lines = along(parameters, &embedded, start, &differences)?;
+        for (sum, line) in sums.iter_mut().zip(lines) {
+            sum.add(&line, 1.0 / starts.len() as f64);
+        }
+    }
+
+    let confidence = |logits: &[f32]| -> Result<f64, ExplainError> {
+        let scores = case.subject.model.labels.scores(logits)?;
+        Ok(scores.into_iter().fold(f64::NEG_INFINITY, f64::max))
+    };
+    let confidences = logits[1..].iter().map(|it| confidence(it)).collect::<Result<Vec<_>, _>>()?;
+    let neutral = confidences.iter().sum::<f64>() / confidences.len() as f64;
+    let finding = |(target, line): (usize, Line)| {
+        let base = bases.iter().map(|it| it[target]).sum::<f64>() / bases.len() as f64;
+        let difference = value[target] - base;
+        let delta = line.scores.iter().sum::<f64>() - difference;
+        let mut evidence = Map::new();
+        evidence.insert("completeness_delta".into(), json!(delta));
+        evidence.insert("relative_delta".into(), json!(delta.abs() / difference.abs().max(FLOOR)));
+        evidence.insert("steps".into(), json!(line.steps));
+        evidence.insert("converged".into(), json!(line.converged));
+        evidence.insert("baseline_ids".into(), baseline.ids());
+        evidence.insert("baseline_confidence".into(), json!(neutral));
+        let chance = 1.0 / case.subject.model.labels.len().max(2) as f64;
+        evidence.insert("baseline_near_neutral".into(), json!(neutral <= chance + 0.5 * (1.0 - chance)));
+        evidence.insert("saturated".into(), json!(line.last.abs() < 0.1 * difference.abs()));
+        token_finding(case, value[target], Some(base), &line.scores, evidence)
+    };
+    Ok(sums.into_iter().enumerate().map(finding).collect())
+}
+
+/// What the points of one line gave for one target.
+#[derive(Debug, Clone, Default)]
+struct Line {
+    /// One score a token.
+    scores: Vec<f64>,
+    /// Points that were used.
+    steps: usize,
+    /// Whether the completeness error is within the tolerance; true where none was asked for only if the
+    /// default tolerance holds.
+    converged: bool,
+    /// The derivative along the line at its last point: near zero where the score has saturated.
+    last: f64,
+}
+
+impl Line {
+    fn add(&mut self, other: &Self, weight: f64) {
+        let first = self.scores.is_empty();
+        self.scores.resize(other.scores.len(), 0.0);
+        for (sum, score) in self.scores.iter_mut().zip(&other.scores) {
+            *sum += weight * score;
+        }
+        self.steps = self.steps.max(other.steps);
+        self.converged = (first || self.converged) && other.converged;
+        self.last += weight * other.last;
+    }
+}
+
+/// One line for each target, with as many points as its tolerance wants.
+fn along(
+    parameters: &IntegratedGradients,
+    embedded: &Embedded<'_, '_>,
+    start: &Arc<[f32]>,
+    differences: &[f64],
+) -> Result<Vec<Line>, ExplainError> {
+    let tolerance = parameters.tolerance.unwrap_or(0.01);
+    let mut lines = vec![Line::default(); differences.len()];
+    let mut open: Vec<usize> = (0..differences.len()).collect();
+    for steps in parameters.rounds() {
+        let found = once(embedded, start, &parameters.rule.nodes(steps), &open)?;
+        for (&target, mut line) in open.iter().zip(found) {
+            let difference = differences[target];
+            let delta = line.scores.iter().sum::<f64>() - difference;
+            line.converged = delta.abs() <= tolerance * difference.abs().max(FLOOR);
+            lines[target] = line;
+        }
+        open.retain(|&target| !lines[target].converged);
+        if open.is_empty() {
+            break;
+        }
+    }
+    Ok(lines)
+}
+
+fn once(
+    embedded: &Embedded<'_, '_>,
+    start: &Arc<[f32]>,
+    nodes: &Nodes,
+    targets: &[usize],
+) -> Result<Vec<Line>, ExplainError> {
+    let points: Vec<Point> =
+        nodes.points.iter().map(|&share| Embedded::between(start, &embedded.x, share as f32)).collect();
+    let last = points.len() - 1;
+    let steps = points.len();
+    let blank = || Line { scores: vec![0.0; embedded.tokens], steps, converged: false, last: 0.0 };
+    let mut lines: Vec<Line> = targets.iter().map(|_| blank()).collect();
+    embedded.gradients(&points, targets, |it| {
+        let way = embedded.x.iter().zip(&**start).map(|(x, b)| f64::from(*x) - f64::from(*b));
+        let along = embedded.by_token(it.slope.iter().zip(way).map(|(slope, way)| f64::from(*slope) * way));
+        let Some(line) = targets.iter().position(|&target| target == it.target) else { return };
+        let line = &mut lines[line];
+        for (score, along) in line.scores.iter_mut().zip(&along) {
+            *score += nodes.weights[it.point] * along;
+        }
+        if it.point == last {
+            line.last = along.iter().sum();
+        }
+    })?;
+    Ok(lines)
+}
