@@ -6,7 +6,9 @@ use super::{Manifest, Unavailable, graphs};
 use crate::{
     compile::{
         Compiled,
+        anatomy::Anatomy,
         graph::{Element as Stored, Graph as Ir, Tensor as Constant},
+        measure::Measures,
         probe::{Batch, Hints},
         refusal::Refusal,
     },
@@ -24,6 +26,10 @@ pub struct GradientGraph {
     pub embedded: Arc<Program>,
     /// The word embedding's table.
     pub words: Words,
+    /// The parts of the model that the compiler found.
+    pub anatomy: Anatomy,
+    /// How the gradient graph measured up when the model was opened.
+    pub measures: Measures,
 }
 
 /// The word embedding's table, `[vocabulary, hidden]`.
@@ -93,9 +99,10 @@ fn gradient(graph: &Ir, bench: &Bench<'_>) -> Result<GradientGraph, Unavailable>
     let hidden = compiled.embedding.hidden;
     let table = compiled.graph.initializers.get(&compiled.embedding.table).and_then(Constant::to_f32);
     let words = Words { values: table.unwrap_or_default().into(), hidden };
-    let gradient = program(derived, ProgramKind::Gradient, bench, hidden)?;
+    let gradient = program(&derived.graph, ProgramKind::Gradient, bench, hidden)?;
     let embedded = program(&compiled.forward.graph, ProgramKind::Forward, bench, hidden)?;
-    Ok(GradientGraph { gradient, embedded, words })
+    let (anatomy, measures) = (compiled.anatomy.clone(), derived.measures.clone());
+    Ok(GradientGraph { gradient, embedded, words, anatomy, measures })
 }
 
 fn program(
