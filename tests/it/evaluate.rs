@@ -4,14 +4,17 @@ use std::sync::OnceLock;
 
 use explaind::compile::graph::{Element, Graph, Tensor, Value};
 use explaind::compile::probe::Batch;
-use explaind::compile::write;
-use explaind::runtime::{self, Data, Device, Optimise, Runtime, Session, SharedWeights, Source};
+use explaind::compile::write_split;
+use explaind::runtime::{self, Data, Device, Optimise, Runtime, Session, SharedWeights, Source, Weight};
 
 /// Runs a graph on batches; the compiler's `Evaluate`.
 pub fn evaluate(graph: &Graph, batches: &[Batch]) -> Result<Vec<Vec<Option<Tensor>>>, String> {
     let mut program = Program::open(graph)?;
     batches.iter().map(|batch| program.run(batch)).collect()
 }
+
+/// Larger initializers are handed over beside the model, as a server does it.
+const THRESHOLD: usize = 1024;
 
 /// A session and the names of its outputs.
 pub struct Program {
@@ -22,9 +25,10 @@ pub struct Program {
 impl Program {
     /// Opens a graph.
     pub fn open(graph: &Graph) -> Result<Self, String> {
-        let model = Source::Bytes(write(graph).into());
-        let bytes = runtime::Graph { model, weights: Vec::new() };
-        let session = Session::open(runtime(), &bytes, &SharedWeights::default(), Optimise::Nothing);
+        let split = write_split(graph, THRESHOLD);
+        let weights = split.weights.iter().map(|(name, tensor)| weight(name, tensor)).collect();
+        let split = runtime::Graph { model: Source::Bytes(split.model.into()), weights };
+        let session = Session::open(runtime(), &split, &SharedWeights::default(), Optimise::Nothing);
         let session = session.map_err(|error| error.to_string())?;
         let outputs = session.outputs().into_iter().map(|it| (it.name, it.element.is_some())).collect();
         Ok(Self { session, outputs })
@@ -45,6 +49,22 @@ impl Program {
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::load(Device::Cpu, 1).expect("ONNX Runtime is installed"))
+}
+
+fn weight(name: &str, tensor: &Tensor) -> Weight {
+    let element = match tensor.element() {
+        Element::F32 => runtime::Element::F32,
+        Element::F16 => runtime::Element::F16,
+        Element::F64 => runtime::Element::F64,
+        Element::I64 => runtime::Element::I64,
+        Element::I32 => runtime::Element::I32,
+        Element::Bool => runtime::Element::Bool,
+        Element::U8 => runtime::Element::U8,
+        Element::I8 => runtime::Element::I8,
+        other => panic!("{other} is not shared"),
+    };
+    let (dims, bytes) = (tensor.dims().to_vec(), tensor.data().clone());
+    Weight { name: name.to_owned(), element, dims, bytes }
 }
 
 fn to_runtime(tensor: &Tensor) -> runtime::Tensor {
