@@ -5,6 +5,7 @@ mod evaluate;
 mod laws;
 mod openapi;
 mod operators;
+mod process;
 mod reader;
 mod routes;
 mod service;

@@ -1,0 +1,300 @@
+//! The program from outside: its settings, its errors, its signals, and clients that go away.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+const MODEL: &str = "--model=sst2=models/sst2";
+
+/// A request that takes far longer than any test.
+fn endless() -> Value {
+    json!({ "inputs": vec!["good ".repeat(400); 32], "timeout_ms": 60_000 })
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_explaind"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments);
+    command
+}
+
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    command(arguments).envs(variables.iter().copied()).output().expect("the program runs")
+}
+
+fn told(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a temporary file");
+    file.write_all(text.as_bytes()).expect("a writable file");
+    file
+}
+
+/// A running service; dropping it kills it.
+struct Running {
+    child: Child,
+    address: String,
+    client: reqwest::Client,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let all = [&["serve", MODEL, "--addr=127.0.0.1:0", "--log=warn"], arguments].concat();
+        let mut child =
+            command(&all).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program runs");
+        let mut greeting = String::new();
+        let stdout = child.stdout.as_mut().expect("a piped output");
+        BufReader::new(stdout).read_line(&mut greeting).expect("a greeting");
+        let address = greeting.split("http://").nth(1).and_then(|it| it.split(',').next());
+        let address = address.unwrap_or_else(|| panic!("no address in {greeting:?}")).to_owned();
+        Self { child, address, client: reqwest::Client::new() }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    async fn get(&self, path: &str) -> reqwest::Response {
+        self.client.get(self.url(path)).send().await.expect("an answer")
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> reqwest::Response {
+        self.client.post(self.url(path)).json(body).send().await.expect("an answer")
+    }
+
+    async fn metric(&self, series: &str) -> f64 {
+        let text = self.get("/metrics").await.text().await.expect("a text");
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no series {series}")).parse().expect("a number")
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs");
+        assert!(sent.success());
+    }
+
+    async fn ended(&mut self, within: Duration) -> ExitStatus {
+        let until = Instant::now() + within;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("still running after {within:?}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
+    let file = file("max_inputs = 2\nmax_passes = 2\nchunk_tokens = 2\n[models]\nfilm = \"models/sst2\"\n");
+    let path = file.path().display().to_string();
+    let variables = [("EXPLAIND_MAX_INPUTS", "3"), ("EXPLAIND_MAX_PASSES", "3")];
+    let output = run(&["serve", "--config", &path, "--check-config", "--max-inputs=4"], &variables);
+    let listing = told(&output.stdout);
+    for line in [
+        "max_inputs = 4 (flag)",
+        "max_passes = 3 (variable)",
+        "chunk_tokens = 2 (file)",
+        "models = film=models/sst2 (file)",
+        "threads = 1 (default)",
+    ] {
+        assert!(listing.lines().any(|it| it == line), "{line} is not in\n{listing}");
+    }
+    assert!(output.status.success());
+}
+
+#[test]
+fn unknown_settings_are_refused_by_name() {
+    let unknown = file("max_input = 2\n");
+    let unknown = unknown.path().display().to_string();
+    let wrong = file("max_inputs = \"many\"\n");
+    let wrong = wrong.path().display().to_string();
+    let cases: [(&[&str], &[(&str, &str)], &str); 5] = [
+        (&["serve", MODEL, "--max-input=2"], &[], "--max-input"),
+        (&["serve", MODEL], &[("EXPLAIND_MAX_INPUT", "2")], "EXPLAIND_MAX_INPUT"),
+        (&["serve", MODEL, "--config", &unknown], &[], "`max_input`"),
+        (&["serve", MODEL, "--config", &wrong], &[], "--max-inputs"),
+        (&["serve", MODEL, "--config", "nowhere.toml"], &[], "nowhere.toml"),
+    ];
+    for (arguments, variables, name) in cases {
+        let output = run(arguments, variables);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(told(&output.stderr).contains(name), "{}", told(&output.stderr));
+    }
+}
+
+#[test]
+fn variables_by_which_kubernetes_describes_services_are_not_ours() {
+    let variables = [("EXPLAIND_SERVICE_HOST", "10.0.0.1"), ("EXPLAIND_PORT", "tcp://10.0.0.1:8080")];
+    assert!(run(&["serve", MODEL, "--check-config"], &variables).status.success());
+}
+
+#[test]
+fn keys_are_masked_wherever_they_come_from() {
+    let file = file("api_keys = [\"hunter2\"]\n");
+    let path = file.path().display().to_string();
+    for (arguments, variables) in [
+        (vec!["--config", &path], vec![]),
+        (vec!["--api-key=hunter2"], vec![]),
+        (vec![], vec![("EXPLAIND_API_KEYS", "hunter2")]),
+    ] {
+        let output = run(&[&["serve", MODEL, "--check-config"], &arguments[..]].concat(), &variables);
+        let listing = told(&output.stdout) + &told(&output.stderr);
+        assert!(listing.contains("api_keys = ***") && !listing.contains("hunter2"), "{listing}");
+    }
+}
+
+#[test]
+fn contradictions_are_told_before_anything_is_opened() {
+    let output =
+        run(&["serve", MODEL, "--default-timeout-ms=9", "--max-timeout-ms=8", "--drain-limit-ms=1"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let words = told(&output.stderr);
+    assert!(words.contains("default_timeout_ms") && words.contains("drain_limit_ms"), "{words}");
+}
+
+#[test]
+fn a_model_that_does_not_open_stops_the_start_and_names_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = format!("--model=hollow={}", folder.path().display());
+    let output = run(&["serve", &model, "--addr=127.0.0.1:0"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let words = told(&output.stderr);
+    assert!(words.contains("`hollow`") && words.contains("model.onnx: the file is missing"), "{words}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let output = run(&["serve", MODEL, "--addr", &address], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told(&output.stderr).contains(&address));
+}
+
+#[tokio::test]
+async fn with_allow_partial_a_broken_model_is_listed_and_the_others_are_served() {
+    let service = Running::start(&["--model=hollow=/nowhere", "--allow-partial"]);
+    let models: Value = service.get("/models").await.json().await.expect("JSON");
+    let statuses: Vec<&Value> =
+        models["models"].as_array().expect("a list").iter().map(|it| &it["status"]).collect();
+    assert_eq!(statuses, ["ready", "failed"]);
+}
+
+#[tokio::test]
+async fn the_second_listener_serves_metrics_and_probes_and_no_work() {
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+    let service = Running::start(&[&format!("--metrics-addr=127.0.0.1:{port}")]);
+    let ask = async |path: &str| {
+        let url = format!("http://127.0.0.1:{port}{path}");
+        service.client.get(url).send().await.expect("an answer").status().as_u16()
+    };
+    assert_eq!([ask("/metrics").await, ask("/readyz").await, ask("/models").await], [200, 200, 404]);
+}
+
+#[tokio::test]
+async fn sigterm_drains_in_order_and_exits_with_zero() {
+    let mut service =
+        Running::start(&["--drain-delay-ms=1500", "--drain-limit-ms=3000", "--queue-tokens=100000000"]);
+    let (url, client) = (service.url("/explain/leave-one-out"), service.client.clone());
+    let long =
+        tokio::spawn(async move { client.post(url).json(&endless()).send().await.expect("an answer") });
+    while service.metric("explaind_rows_total").await < 1.0 {}
+    service.signal("TERM");
+    while service.get("/readyz").await.status() != 503 {}
+    let short = json!({ "inputs": "fine" });
+    assert_eq!(service.post("/predict", &short).await.status(), 200, "work goes on while others look away");
+    let refused = loop {
+        let answer = service.post("/predict", &short).await;
+        if answer.status() != 200 {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(service.get("/livez").await.status(), 200, "leaving is not dying");
+    let cancelled = long.await.expect("no panic");
+    assert_eq!(cancelled.status(), 503, "what still runs at the limit is cancelled and told so");
+    assert_eq!(service.ended(Duration::from_secs(5)).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sigint_lets_a_running_answer_finish_and_exits_with_zero() {
+    let mut service = Running::start(&["--drain-delay-ms=0", "--drain-limit-ms=20000"]);
+    let (url, client) = (service.url("/explain/leave-one-out"), service.client.clone());
+    let body = json!({ "inputs": "good ".repeat(150) });
+    let running = tokio::spawn(async move { client.post(url).json(&body).send().await.expect("an answer") });
+    while service.metric("explaind_in_flight").await < 1.0 {}
+    service.signal("INT");
+    assert_eq!(running.await.expect("no panic").status(), 200);
+    assert_eq!(service.ended(Duration::from_secs(5)).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_stops_its_work() {
+    let service = Running::start(&[]);
+    let body = endless().to_string();
+    let mut stream = TcpStream::connect(&service.address).expect("a connection");
+    let head = "POST /explain/leave-one-out HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length:";
+    write!(stream, "{head} {}\r\n\r\n{body}", body.len()).expect("a request");
+    while service.metric("explaind_rows_total").await < 20.0 {}
+    drop(stream);
+    let cancelled = r#"explaind_explanations_total{method="leave-one-out",outcome="cancelled"}"#;
+    while service.metric(cancelled).await < 1.0 {}
+    let at_once = service.metric("explaind_rows_total").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // One row of 402 tokens fills a chunk, and each worker finishes the chunk that it has begun.
+    let workers = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    assert!(service.metric("explaind_rows_total").await <= at_once + workers);
+    assert_eq!(service.metric("explaind_queue_tokens").await, 0.0);
+    assert_eq!(service.metric("explaind_in_flight").await, 0.0);
+}
+
+#[tokio::test]
+async fn no_word_of_a_text_reaches_the_log() {
+    let mut child = command(&["serve", MODEL, "--addr=127.0.0.1:0", "--log=trace", "--log-format=json"])
+        .args(["--drain-delay-ms=0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut stderr = child.stderr.take().expect("a piped log");
+    let log = std::thread::spawn(move || {
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).map(|_| text)
+    });
+    let mut greeting = String::new();
+    BufReader::new(child.stdout.as_mut().expect("a piped output"))
+        .read_line(&mut greeting)
+        .expect("a greeting");
+    let address = greeting.split("http://").nth(1).and_then(|it| it.split(',').next()).expect("an address");
+    let service = Running { address: address.to_owned(), child, client: reqwest::Client::new() };
+    let text = "An unmistakable zanzibar of a film";
+    for body in [json!({ "inputs": text }), json!({ "inputs": [text], "target": "zanzibar", "zanzibar": 1 })]
+    {
+        service.post("/explain/leave-one-out", &body).await;
+        service.post("/predict", &body).await;
+    }
+    service.signal("TERM");
+    let log = log.join().expect("no panic").expect("a log in UTF-8");
+    assert!(log.contains("text_hash") && log.contains("\"answered\""), "{log}");
+    assert!(!log.contains("zanzibar"), "{log}");
+}
