@@ -1,0 +1,293 @@
+//! This file is where a shallow decision tree is fitted around an input, and tested on rows that it has not seen.
+
+use super::budget::{Ended, EstimateError, Run, evaluate};
+use super::game::{Coalition, Game};
+use super::presence::{self, Draw, WIDTH};
+
+/// How a tree is sampled and grown.
+#[derive(Debug, Clone)]
+pub struct DecisionTree {
+    /// Rows that the tree is grown on, the original included; at least 2.
+    pub samples: usize,
+    /// Fresh rows that its fidelity is measured on; at least 2.
+    pub fresh: usize,
+    /// Questions from the root to a leaf at most; at least 1.
+    pub max_depth: usize,
+    /// Which rows are drawn.
+    pub seed: u64,
+}
+
+/// A node of the tree: a question, or an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TreeNode {
+    /// The weighted mean of the output over the node's rows.
+    pub value: f64,
+    /// The weighted share of the node's rows whose decision is that of the explained target.
+    pub share: f64,
+    /// The sum of the node's row weights.
+    pub weight: f64,
+    /// The node's rows.
+    pub samples: usize,
+    /// The question, where the node is not a leaf.
+    pub split: Option<Split>,
+}
+
+/// Whether a player is present.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Split {
+    /// The player asked for.
+    pub player: usize,
+    /// Where to go if it is present.
+    pub present: Box<TreeNode>,
+    /// Where to go if it is absent.
+    pub absent: Box<TreeNode>,
+}
+
+/// The tree that stands in for one output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TreeSurrogate {
+    /// The first question.
+    pub root: TreeNode,
+    /// The weighted share of variance that the tree explains on fresh rows.
+    pub r_squared: f64,
+    /// The weighted share of fresh rows whose decision is that of most rows of their leaf.
+    pub accuracy: f64,
+}
+
+impl TreeNode {
+    /// The node below, or this one, that answers for `row`.
+    pub fn leaf(&self, row: &Coalition) -> &TreeNode {
+        self.path(row).last().copied().unwrap_or(self)
+    }
+
+    /// From this node to the leaf that answers for `row`.
+    pub fn path(&self, row: &Coalition) -> Vec<&TreeNode> {
+        std::iter::successors(Some(self), |node| {
+            let split = node.split.as_ref()?;
+            Some(if row.contains(split.player) { &*split.present } else { &*split.absent })
+        })
+        .collect()
+    }
+
+    /// What each player's questions on the original's path add to the value: they sum to the leaf's value less
+    /// the root's.
+    pub fn contributions(&self, players: usize) -> Vec<f64> {
+        let mut added = vec![0.0; players];
+        for step in self.path(&Coalition::full(players)).windows(2) {
+            if let Some(split) = &step[0].split {
+                added[split.player] += step[1].value - step[0].value;
+            }
+        }
+        added
+    }
+}
+
+/// Grows a regression tree (CART, Breiman et al. 1984) on LIME's weighted neighbourhood, one an explained
+/// output.
+///
+/// The game's outputs come in two halves: the explained scalars, and for each of them whether the decision
+/// is its target's (above one half: it is).
+///
+/// # Errors
+/// No players, fewer than 2 samples or fresh rows, depth 0, or the game stopped before 2 rows of each were had.
+pub fn decision_tree(
+    game: &mut impl Game,
+    options: &DecisionTree,
+) -> Result<Run<Vec<TreeSurrogate>>, EstimateError> {
+    let (players, outputs) = (game.players(), game.outputs() / 2);
+    if players == 0 {
+        return Err(EstimateError::NoPlayers);
+    }
+    for (name, value, least) in
+        [("samples", options.samples, 2), ("fresh", options.fresh, 2), ("max_depth", options.max_depth, 1)]
+    {
+        if value < least {
+            return Err(EstimateError::parameter(name, value, format!("must be at least {least}")));
+        }
+    }
+    // The fresh rows come first: without them no tree could be judged, with too few rows one is only coarser.
+    let fresh = presence::rows(players, options.seed, Draw::Fresh, 0, options.fresh);
+    let grown = presence::rows(players, options.seed, Draw::Fit, 0, options.samples);
+    let asked: Vec<_> = fresh.iter().chain(&grown).cloned().collect();
+    let (rows, stop) = evaluate(game, &asked);
+    let ended = match stop {
+        Some(stop) if rows.len() < fresh.len() + 2 => return Err(stop.into()),
+        Some(stop) => Ended::Stopped(stop),
+        None => Ended::Budget,
+    };
+    let (fresh_worths, grown_worths) = rows.split_at(fresh.len());
+    let estimate = (0..outputs)
+        .map(|output| {
+            let sample = Sample::of(&grown[..grown_worths.len()], grown_worths, output, outputs);
+            let root = sample.grow(&(0..grown_worths.len()).collect::<Vec<_>>(), options.max_depth);
+            let (r_squared, accuracy) = Sample::of(&fresh, fresh_worths, output, outputs).fidelity(&root);
+            TreeSurrogate { root, r_squared, accuracy }
+        })
+        .collect();
+    Ok(Run { estimate, evaluations: rows.len(), ended })
+}
+
+/// One output's rows.
+struct Sample<'a> {
+    rows: &'a [Coalition],
+    weights: Vec<f64>,
+    values: Vec<f64>,
+    decisions: Vec<bool>,
+}
+
+impl<'a> Sample<'a> {
+    fn of(rows: &'a [Coalition], worths: &[Vec<f64>], output: usize, outputs: usize) -> Self {
+        Self {
+            rows,
+            weights: rows.iter().map(|row| presence::weight(row, WIDTH)).collect(),
+            values: worths.iter().map(|row| row[output]).collect(),
+            decisions: worths.iter().map(|row| row[outputs + output] > 0.5).collect(),
+        }
+    }
+
+    /// Weighted sum of `of` over the rows at `places`.
+    fn sum(&self, places: &[usize], of: impl Fn(usize) -> f64) -> f64 {
+        places.iter().map(|&row| self.weights[row] * of(row)).sum()
+    }
+
+    fn grow(&self, places: &[usize], depth: usize) -> TreeNode {
+        let weight = self.sum(places, |_| 1.0);
+        let value = self.sum(places, |row| self.values[row]) / weight;
+        let share = self.sum(places, |row| f64::from(u8::from(self.decisions[row]))) / weight;
+        let spread = self.sum(places, |row| (self.values[row] - value).powi(2));
+        // A split that gains only rounding is none.
+        let worth = |gain: f64| gain > 1e-12 * (spread + weight * value * value);
+        let split = (depth > 0)
+            .then(|| self.best_split(places, weight, value))
+            .flatten()
+            .filter(|&(gain, _)| worth(gain))
+            .map(|(_, player)| {
+                let (present, absent): (Vec<usize>, Vec<usize>) =
+                    places.iter().partition(|&&row| self.rows[row].contains(player));
+                let present = Box::new(self.grow(&present, depth - 1));
+                Split { player, present, absent: Box::new(self.grow(&absent, depth - 1)) }
+            });
+        TreeNode { value, share, weight, samples: places.len(), split }
+    }
+
+    /// The player whose presence explains most of the weighted variance, and how much of it; the first of equals.
+    fn best_split(&self, places: &[usize], weight: f64, value: f64) -> Option<(f64, usize)> {
+        let players = self.rows[0].players();
+        let mut present = vec![(0.0, 0.0, 0usize); players];
+        for &row in places {
+            let share = self.weights[row] * (self.values[row] - value);
+            for player in self.rows[row].members() {
+                let (weights, sums, count) = &mut present[player];
+                *weights += self.weights[row];
+                *sums += share;
+                *count += 1;
+            }
+        }
+        present
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, _, count))| (1..places.len()).contains(count))
+            // With the mean taken out, the two sides' sums are opposite.
+            .map(|(player, (inside, sum, _))| (sum * sum * (1.0 / inside + 1.0 / (weight - inside)), player))
+            .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)))
+    }
+
+    /// Weighted R² and accuracy of `root` on these rows.
+    fn fidelity(&self, root: &TreeNode) -> (f64, f64) {
+        let all: Vec<usize> = (0..self.rows.len()).collect();
+        let weight = self.sum(&all, |_| 1.0);
+        let mean = self.sum(&all, |row| self.values[row]) / weight;
+        let spread = self.sum(&all, |row| (self.values[row] - mean).powi(2));
+        let unexplained = self.sum(&all, |row| (self.values[row] - root.leaf(&self.rows[row]).value).powi(2));
+        let agreed = self.sum(&all, |row| {
+            f64::from(u8::from((root.leaf(&self.rows[row]).share > 0.5) == self.decisions[row]))
+        });
+        let constant = spread <= 1e-24 * weight * mean * mean;
+        (if constant { 1.0 } else { 1.0 - unexplained / spread }, agreed / weight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::estimators::game::Stop;
+
+    /// If 1 is present: 0.9 with 4, 0.6 without; otherwise 0.3 with 0, 0.1 without.
+    fn truth(row: &Coalition) -> f64 {
+        match (row.contains(1), row.contains(4), row.contains(0)) {
+            (true, true, _) => 0.9,
+            (true, false, _) => 0.6,
+            (false, _, true) => 0.3,
+            (false, _, false) => 0.1,
+        }
+    }
+
+    struct Both<F>(usize, F);
+
+    impl<F: Fn(&Coalition) -> f64> Game for Both<F> {
+        fn players(&self) -> usize {
+            self.0
+        }
+
+        fn outputs(&self) -> usize {
+            2
+        }
+
+        fn evaluate(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, Stop> {
+            let row = |coalition| vec![self.1(coalition), f64::from(u8::from(self.1(coalition) > 0.5))];
+            Ok(coalitions.iter().map(row).collect())
+        }
+    }
+
+    fn options(max_depth: usize) -> DecisionTree {
+        DecisionTree { samples: 1_000, fresh: 500, max_depth, seed: 0 }
+    }
+
+    #[test]
+    fn a_tree_of_depth_two_comes_back_with_fidelity_one() {
+        for max_depth in [2, 3] {
+            let run = decision_tree(&mut Both(6, truth), &options(max_depth)).unwrap();
+            assert_eq!(run.evaluations, 1_500);
+            let tree = &run.estimate[0];
+            assert!((tree.r_squared - 1.0).abs() < 1e-12 && (tree.accuracy - 1.0).abs() < 1e-12);
+            let root = tree.root.split.as_ref().unwrap();
+            let (present, absent) =
+                (root.present.split.as_ref().unwrap(), root.absent.split.as_ref().unwrap());
+            assert_eq!((root.player, present.player, absent.player), (1, 4, 0));
+            let leaves = [&present.present, &present.absent, &absent.present, &absent.absent];
+            for (leaf, value) in leaves.iter().zip([0.9, 0.6, 0.3, 0.1]) {
+                assert!(leaf.split.is_none() && (leaf.value - value).abs() < 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn contributions_go_from_the_root_to_the_leaf_of_the_input() {
+        let run = decision_tree(&mut Both(6, truth), &options(3)).unwrap();
+        let root = &run.estimate[0].root;
+        let sum: f64 = root.contributions(6).iter().sum();
+        assert!((root.value + sum - 0.9).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_node_holds_the_rows_of_its_children() {
+        fn check(node: &TreeNode) {
+            if let Some(split) = &node.split {
+                assert_eq!(node.samples, split.present.samples + split.absent.samples);
+                assert!((node.weight - split.present.weight - split.absent.weight).abs() < 1e-9);
+                check(&split.present);
+                check(&split.absent);
+            }
+        }
+        let noise = |row: &Coalition| crate::explain::estimators::golden::rough(row);
+        let run = decision_tree(&mut Both(6, noise), &options(4)).unwrap();
+        check(&run.estimate[0].root);
+        assert!(run.estimate[0].r_squared < 0.9);
+    }
+
+    #[test]
+    fn depth_zero_is_refused() {
+        let refusal = decision_tree(&mut Both(6, truth), &options(0)).unwrap_err();
+        assert_eq!(refusal.to_string(), "max_depth is 0, must be at least 1");
+    }
+}
