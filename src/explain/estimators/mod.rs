@@ -4,6 +4,8 @@
 //! for, and why it ended. All of them reduce in f64, draw from keyed [`random::Stream`]s, and hand coalitions
 //! over in chunks whose size changes no result.
 
+pub mod anchors;
+mod bounds;
 mod budget;
 mod design;
 pub mod exact_shap;
@@ -22,9 +24,12 @@ mod selection;
 mod shapley;
 pub mod tree;
 
+pub use bounds::Interval;
 pub use budget::{Ended, EstimateError, Run};
 pub use game::{Coalition, Game, Stop};
 pub use shapley::Shapley;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod laws;
