@@ -75,7 +75,7 @@ pub fn lime(game: &mut impl Game, options: &Lime) -> Result<Run<LimeFit>, Estima
     if options.samples < 2 {
         return Err(EstimateError::parameter("samples", options.samples, "must be at least 2"));
     }
-    if !(options.width > 0.0) {
+    if options.width.is_nan() || options.width <= 0.0 {
         return Err(EstimateError::parameter("width", options.width, "must be above 0"));
     }
     let (mut rows, mut weights, mut values) = (Vec::new(), Vec::new(), Vec::new());
