@@ -1,6 +1,6 @@
 //! This file is where elements are picked and put together: Concat, Split, Slice, Gather, Where.
 
-mod gather;
+pub(super) mod gather;
 mod slice;
 
 use super::Gradient::{Rule, Rules};

@@ -10,12 +10,19 @@
 
 mod activation;
 mod arithmetic;
+mod channel;
+mod einsum;
+mod elementary;
+mod fourier;
 mod index;
+mod norm;
 mod normalize;
 mod product;
 mod reduce;
+mod scatter;
 mod shape;
 mod softmax;
+mod window;
 
 use super::builder::Builder;
 use super::graph::{Node, Value};
@@ -26,12 +33,19 @@ pub use softmax::guarded as softmax_guard;
 static FAMILIES: &[&[Operator]] = &[
     activation::OPERATORS,
     arithmetic::OPERATORS,
+    channel::OPERATORS,
+    einsum::OPERATORS,
+    elementary::OPERATORS,
+    fourier::OPERATORS,
     index::OPERATORS,
+    norm::OPERATORS,
     normalize::OPERATORS,
     product::OPERATORS,
     reduce::OPERATORS,
+    scatter::OPERATORS,
     shape::OPERATORS,
     softmax::OPERATORS,
+    window::OPERATORS,
 ];
 
 /// Everything that must be said of an operator.

@@ -7,7 +7,11 @@ use crate::compile::graph::{Attribute, Element, Node, Value};
 use crate::compile::ops::only;
 
 /// One constant index: zeros around `dy`. Any index: `dy`, its index axes in front, is added into zeros.
-pub(super) fn gather(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+pub(in crate::compile::ops) fn gather(
+    b: &mut Builder,
+    node: &Node,
+    dy: &Value,
+) -> Result<Cotangents, Misfit> {
     let (x, index) = (&node.inputs[0], &node.inputs[1]);
     let axis = b.fact(x).axis(node.int("axis").unwrap_or(0)).ok_or("the axis is out of range")?;
     if let Some(dx) = one_place(b, x, index, axis, dy) {
