@@ -131,6 +131,12 @@ pub fn logits(graph: &Graph, probe: &Probe) -> Result<Logits, Refusal> {
     if matches!(output.ty, Type::Other(_)) {
         return refuse("the output is not a tensor");
     }
+    if let Some(fact) = probe.facts.get(&output.value)
+        && fact.element.is_floating()
+        && fact.rank() != 2
+    {
+        return refuse("the output is not [batch, labels]");
+    }
     let mut value = output.value.clone();
     let mut activation = None;
     while let Some(node) = graph.nodes.iter().find(|it| it.outputs.first() == Some(&value)) {

@@ -49,7 +49,9 @@ pub fn measure(
     evaluate: Evaluate<'_>,
 ) -> Result<Measures, Refusal> {
     let run = |graph: &Graph, batches: &[Batch]| {
-        evaluate(graph, batches).map_err(|error| Refusal::new(Code::Run, error))
+        let runs = evaluate(graph, batches).map_err(|error| Refusal::new(Code::Run, error))?;
+        let complete = runs.len() == batches.len();
+        if complete { Ok(runs) } else { Err(Refusal::new(Code::Run, "a run is missing")) }
     };
     let batch = batch_of(original, (ROWS, TOKENS), hints)?;
     let mut model = original.clone();
@@ -103,7 +105,7 @@ pub fn measure(
     let (logits, gradient) = (of(LOGITS)?, of(EMBEDS_GRAD)?);
     let measures = Measures {
         logits: gap(&logits, &known) / largest(&known),
-        slope: slope(compiled, &embeds, &gradient, &cotangent, width, &|batches| {
+        slope: slope(&embeds, &gradient, &cotangent, width, &|batches| {
             let batches: Vec<Batch> = batches.iter().map(forward).collect();
             floats(run(&compiled.forward.graph, &batches)?)
         })?,
@@ -149,7 +151,6 @@ impl Measures {
 /// The best row's worst direction, each at the best of three steps: rows where a kink is stepped over, or where
 /// float32 loses the difference, do not count against the rule.
 fn slope(
-    compiled: &Compiled,
     embeds: &Tensor,
     gradient: &[f64],
     cotangent: &[f64],
@@ -158,7 +159,9 @@ fn slope(
 ) -> Result<f64, Refusal> {
     let rows = embeds.dims()[0];
     let stride = embeds.len() / rows.max(1);
-    debug_assert_eq!(stride % compiled.embedding.hidden, 0);
+    if stride == 0 || cotangent.len() != rows * width || gradient.len() != embeds.len() {
+        return Err(Refusal::new(Code::Measured, "logits or gradient have the wrong shape"));
+    }
     let start = embeds.to_f64().unwrap_or_default();
     let length = |it: &[f64]| it.iter().map(|it| it * it).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
     let directions = [gradient.to_vec(), (0..gradient.len()).map(|it| noise(it, 29)).collect::<Vec<f64>>()];
@@ -168,14 +171,13 @@ fn slope(
     };
     let directions = directions.each_ref().map(unit);
     let steps = [1e-3, 4e-3, 1.6e-2];
+    let sizes: Vec<f64> = start.chunks(stride).map(length).collect();
     let mut moved = Vec::new();
     for direction in &directions {
         for step in steps {
             for sign in [1.0, -1.0] {
-                let place = |(at, (it, along)): (usize, (&f64, &f64))| {
-                    let size = length(&start[at / stride * stride..(at / stride + 1) * stride]);
-                    it + sign * step * size * along
-                };
+                let place =
+                    |(at, (it, along)): (usize, (&f64, &f64))| it + sign * step * sizes[at / stride] * along;
                 let values: Vec<f64> = start.iter().zip(direction).enumerate().map(place).collect();
                 moved.push(Tensor::from_f64(embeds.element(), embeds.dims(), &values));
             }
@@ -184,12 +186,11 @@ fn slope(
     let answers = logits(&moved)?;
     let weighed = |answer: &[f64], row: usize| -> f64 {
         let range = row * width..(row + 1) * width;
-        answer[range.clone()].iter().zip(&cotangent[range]).map(|(a, b)| a * b).sum()
+        answer.get(range.clone()).unwrap_or_default().iter().zip(&cotangent[range]).map(|(a, b)| a * b).sum()
     };
     let mut best = f64::INFINITY;
-    for row in 0..rows {
+    for (row, size) in sizes.iter().enumerate() {
         let range = row * stride..(row + 1) * stride;
-        let size = length(&start[range.clone()]);
         let norm = length(&gradient[range.clone()]);
         let mut worst: f64 = 0.0;
         for (which, direction) in directions.iter().enumerate() {

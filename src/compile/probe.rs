@@ -64,9 +64,6 @@ pub fn probe(graph: &Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Pro
     let ids: Vec<Tensor> = ids.flatten().collect();
     let ids: [Tensor; PROBES] = ids.try_into().map_err(|_| Refusal::new(Code::Input, "no token ids"))?;
     let mut answers: HashMap<Value, [Tensor; PROBES]> = HashMap::new();
-    for (name, tensor) in &graph.initializers {
-        answers.insert(name.clone(), std::array::from_fn(|_| tensor.clone()));
-    }
     for name in batches[0].iter().map(|it| &it.0) {
         let tensors = batches.iter().filter_map(|it| it.iter().find(|it| it.0 == *name));
         if let Ok(pair) = tensors.map(|it| it.1.clone()).collect::<Vec<_>>().try_into() {
@@ -92,6 +89,9 @@ fn learned(graph: &Graph, ids: [Tensor; PROBES], answers: HashMap<Value, [Tensor
     let independent = independent_of_contents(graph);
     let mut facts = Facts::default();
     let mut integers = HashMap::new();
+    for (name, tensor) in &graph.initializers {
+        facts.insert(name.clone(), Fact::of(tensor));
+    }
     for (value, pair) in answers {
         let [first, second] = &pair;
         if first.element() != second.element() || first.dims().len() != second.dims().len() {
@@ -99,12 +99,11 @@ fn learned(graph: &Graph, ids: [Tensor; PROBES], answers: HashMap<Value, [Tensor
         }
         let lengths = first.dims().iter().zip(second.dims()).map(|(&a, &b)| Length([a, b]));
         let mut fact = Fact::new(first.element(), lengths.collect());
-        let constant = graph.initializers.contains_key(&value) || independent.contains(&value);
-        if constant && first.dims() == second.dims() && first.data() == second.data() {
+        if independent.contains(&value) && first.dims() == second.dims() && first.data() == second.data() {
             fact.constant = Some(first.clone());
         }
         facts.insert(value.clone(), fact);
-        if first.to_i64().is_some() {
+        if !first.element().is_floating() && first.to_i64().is_some() {
             integers.insert(value, pair);
         }
     }

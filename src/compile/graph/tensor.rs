@@ -1,6 +1,7 @@
 //! This file is where constant tensors are: shared bytes with an element type and dimensions.
 
 use bytes::Bytes;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::Element;
@@ -52,34 +53,27 @@ impl Tensor {
 
     /// A float32 tensor; `values.len()` must be the product of `dims`.
     pub fn from_f32(dims: &[usize], values: &[f32]) -> Self {
-        Self::collect(Element::F32, dims, values.len(), values.iter().flat_map(|it| it.to_le_bytes()))
+        Self::collect(Element::F32, dims, values, |it| it.to_le_bytes())
     }
 
     /// An int64 tensor; `values.len()` must be the product of `dims`.
     pub fn from_i64(dims: &[usize], values: &[i64]) -> Self {
-        Self::collect(Element::I64, dims, values.len(), values.iter().flat_map(|it| it.to_le_bytes()))
+        Self::collect(Element::I64, dims, values, |it| it.to_le_bytes())
     }
 
-    /// A tensor of a floating type, rounded from float64.
+    /// A tensor of a floating type, rounded from float64; float32 if `element` is none.
     pub fn from_f64(element: Element, dims: &[usize], values: &[f64]) -> Self {
-        let n = values.len();
         match element {
-            Element::F64 => Self::collect(element, dims, n, values.iter().flat_map(|it| it.to_le_bytes())),
-            Element::F16 => {
-                let halves = values.iter().flat_map(|&it| f16::from_f64(it).to_le_bytes());
-                Self::collect(element, dims, n, halves)
-            }
-            Element::BF16 => {
-                let halves = values.iter().flat_map(|&it| bf16::from_f64(it).to_le_bytes());
-                Self::collect(element, dims, n, halves)
-            }
-            _ => Self::from_f32(dims, &values.iter().map(|&it| it as f32).collect::<Vec<_>>()),
+            Element::F64 => Self::collect(element, dims, values, |it| it.to_le_bytes()),
+            Element::F16 => Self::collect(element, dims, values, |it| f16::from_f64(it).to_le_bytes()),
+            Element::BF16 => Self::collect(element, dims, values, |it| bf16::from_f64(it).to_le_bytes()),
+            _ => Self::collect(Element::F32, dims, values, |it| (it as f32).to_le_bytes()),
         }
     }
 
     /// A tensor of truth values; `values.len()` must be the product of `dims`.
     pub fn from_bool(dims: &[usize], values: &[bool]) -> Self {
-        Self::collect(Element::Bool, dims, values.len(), values.iter().map(|&it| u8::from(it)))
+        Self::collect(Element::Bool, dims, values, |it| [u8::from(it)])
     }
 
     /// The element type.
@@ -142,7 +136,7 @@ impl Tensor {
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         match self.element {
             Element::F32 => Some(self.each(f32::from_le_bytes)),
-            Element::F16 => Some(self.each(|it| f16::from_le_bytes(it).to_f32())),
+            Element::F16 => Some(self.each(f16::from_le_bytes).to_f32_vec()),
             Element::BF16 => Some(self.each(|it| bf16::from_le_bytes(it).to_f32())),
             Element::F64 => Some(self.each(|it| f64::from_le_bytes(it) as f32)),
             _ => None,
@@ -159,9 +153,16 @@ impl Tensor {
         self.data.chunks_exact(N).map(word).collect()
     }
 
-    fn collect(element: Element, dims: &[usize], count: usize, bytes: impl Iterator<Item = u8>) -> Self {
-        assert_eq!(count, dims.iter().product::<usize>(), "values fill the dimensions {dims:?}");
-        Self { element, dims: dims.to_vec(), data: bytes.collect::<Vec<u8>>().into() }
+    fn collect<T: Copy, const N: usize>(
+        element: Element,
+        dims: &[usize],
+        values: &[T],
+        write: impl Fn(T) -> [u8; N],
+    ) -> Self {
+        assert_eq!(values.len(), dims.iter().product::<usize>(), "values fill the dimensions {dims:?}");
+        let mut data = Vec::with_capacity(values.len() * N);
+        values.iter().for_each(|&it| data.extend_from_slice(&write(it)));
+        Self { element, dims: dims.to_vec(), data: data.into() }
     }
 }
 
