@@ -21,8 +21,7 @@ need_done() {
 
 need_rust() {
   need cargo "the Rust toolchain, https://rustup.rs"
-  need cc "a C compiler, apt-get install build-essential"
-  need c++ "a C++ compiler, apt-get install build-essential"
+  need cc "a C compiler, apt-get install gcc libc6-dev"
 }
 
 need_python() {
