@@ -86,6 +86,13 @@ impl Builder {
         self.graph.opset()
     }
 
+    /// Declares that operators of `domain` are used.
+    pub fn import(&mut self, domain: &str) {
+        if !self.graph.opsets.contains_key(domain) {
+            self.graph.opsets.insert(domain.to_owned(), 1);
+        }
+    }
+
     /// Appends a node with one result. `fact` says what is known of the result.
     pub fn emit(&mut self, op: &str, inputs: &[&Value], attributes: Attributes<'_>, fact: Fact) -> Value {
         self.emit_in("", op, inputs, attributes, vec![fact]).swap_remove(0)

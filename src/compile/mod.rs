@@ -6,6 +6,7 @@
 pub mod activity;
 pub mod anatomy;
 pub mod builder;
+pub mod canonize;
 pub mod cut;
 pub mod derive;
 pub mod facts;
@@ -81,8 +82,9 @@ impl Compiled {
         let flattening = normalise::normalise(&mut graph)?;
         let raised = precision::raise(&mut graph);
         refusal::refuse_quantised(&graph)?;
+        canonize::lower(&mut graph);
         let mut probe = probe::probe(&graph, hints, evaluate)?;
-        while fold::branches(&mut graph, &probe.facts) {
+        while fold::branches(&mut graph, &probe.facts) | canonize::lower_measured(&mut graph, &probe.facts) {
             normalise::constants(&mut graph);
             probe = probe::probe(&graph, hints, evaluate)?;
         }

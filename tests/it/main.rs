@@ -3,6 +3,7 @@
 mod architecture;
 mod evaluate;
 mod laws;
+mod lowerings;
 mod openapi;
 mod operators;
 mod parity;

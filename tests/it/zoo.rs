@@ -241,6 +241,15 @@ fn a_final_softmax_is_left_out() {
 }
 
 #[test]
+fn fused_exports_are_taken_apart_and_differentiated() {
+    for name in ["bert-ort-fused-full-eager14", "bert-ort-fused-full-sdpa17", "bert-ort-fused-partial"] {
+        let folder = zoo("refuse").join(name);
+        let error = worst_error(&folder.join("model.onnx"), &folder.join("reference.npz"), &[""]);
+        assert!(error.as_ref().is_ok_and(|it| *it <= TOLERANCE), "{name}: {error:?}");
+    }
+}
+
+#[test]
 fn half_precision_models_are_differentiated_in_single_precision() {
     for name in ["bert-fp16", "bert-fp16-keepio"] {
         let folder = zoo("refuse").join(name);

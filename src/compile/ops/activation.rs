@@ -164,9 +164,11 @@ fn erf(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
 /// `dx = dy·(Φ(x) + x·φ(x))`, or the same with the tanh form in the place of `Φ`
 fn gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let x = &node.inputs[0];
-    if node.text("approximate") == Some("tanh") {
-        return gelu_tanh(b, x, dy);
-    }
+    only(if node.text("approximate") == Some("tanh") { gelu_tanh(b, x, dy) } else { gelu_erf(b, x, dy) })
+}
+
+/// `dy·½(1 + erf u + (2/√π)·u·exp(−u²))`, `u = x/√2`
+pub(super) fn gelu_erf(b: &mut Builder, x: &Value, dy: &Value) -> Value {
     let u = b.scale(x, 1.0 / SQRT_2);
     let (erf, one) = (b.unary("Erf", &u), b.scalar(1.0));
     let twice = b.add(&erf, &one);
@@ -175,12 +177,12 @@ fn gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> 
     let rise = b.mul(&u, &phi);
     let sum = b.add(&twice, &rise);
     let slope = b.scale(&sum, 0.5);
-    only(b.mul(dy, &slope))
+    b.mul(dy, &slope)
 }
 
 /// `y = ½x(1 + t)`, `t = tanh(c(x + 0.044715x³))`, `c = √(2/π)`:
 /// `dx = dy·½(1 + t + x(1 − t²)·c(1 + 0.134145x²))`
-fn gelu_tanh(b: &mut Builder, x: &Value, dy: &Value) -> Result<Cotangents, Misfit> {
+pub(super) fn gelu_tanh(b: &mut Builder, x: &Value, dy: &Value) -> Value {
     let c = (2.0 / PI).sqrt();
     let (one, square) = (b.scalar(1.0), b.mul(x, x));
     let cubic = b.scale(&square, c * 0.044715);
@@ -197,7 +199,7 @@ fn gelu_tanh(b: &mut Builder, x: &Value, dy: &Value) -> Result<Cotangents, Misfi
     let sum = b.add(&t, &one);
     let sum = b.add(&sum, &rise);
     let slope = b.scale(&sum, 0.5);
-    only(b.mul(dy, &slope))
+    b.mul(dy, &slope)
 }
 
 /// `exp(−x²)`

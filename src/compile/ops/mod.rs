@@ -11,6 +11,7 @@
 mod activation;
 mod arithmetic;
 mod channel;
+mod contrib;
 mod einsum;
 mod elementary;
 mod fourier;
@@ -34,6 +35,7 @@ static FAMILIES: &[&[Operator]] = &[
     activation::OPERATORS,
     arithmetic::OPERATORS,
     channel::OPERATORS,
+    contrib::OPERATORS,
     einsum::OPERATORS,
     elementary::OPERATORS,
     fourier::OPERATORS,

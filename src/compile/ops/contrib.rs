@@ -1,0 +1,97 @@
+//! This file is where ONNX Runtime's own activations and products are, in the domain com.microsoft.
+
+use super::Gradient::Rule;
+use super::Kind::{Elementwise, Product};
+use super::activation::{gelu_erf, gelu_tanh};
+use super::elementary::swish_slope;
+use super::{Cotangents, Kind, Misfit, Operator, only};
+use crate::compile::builder::Builder;
+use crate::compile::graph::{Node, Value};
+
+pub(super) static OPERATORS: &[Operator] = &[
+    row("Gelu", Elementwise, gelu, &["y = com.microsoft::Gelu(x)"]),
+    row("BiasGelu", Elementwise, bias_gelu, &["y = com.microsoft::BiasGelu(x, c[4])"]),
+    row(
+        "FastGelu",
+        Elementwise,
+        fast_gelu,
+        &["y = com.microsoft::FastGelu(x)", "y = com.microsoft::FastGelu(x, c[4])"],
+    ),
+    row(
+        "QuickGelu",
+        Elementwise,
+        quick_gelu,
+        &["y = com.microsoft::QuickGelu(x)", "y = com.microsoft::QuickGelu(x) {alpha: 0.7}"],
+    ),
+    row(
+        "FusedMatMul",
+        Product,
+        fused_matmul,
+        &[
+            "y = com.microsoft::FusedMatMul(x, w[4, 5]) {alpha: 0.5}",
+            "y = com.microsoft::FusedMatMul(x[2, 3, 4], w[2, 5, 4]) {transB: 1}",
+            "y = com.microsoft::FusedMatMul(x[2, 4, 3], w[2, 4, 5]) {transA: 1, alpha: 2.0}",
+            "y = com.microsoft::FusedMatMul(x[2, 4, 3], w[5, 4]) {transA: 1, transB: 1}",
+        ],
+    ),
+];
+
+const fn row(
+    name: &'static str,
+    kind: Kind,
+    rule: super::Rule,
+    examples: &'static [&'static str],
+) -> Operator {
+    Operator { name, domain: "com.microsoft", kind, gradient: Rule(rule), examples }
+}
+
+/// The cotangent of a GELU of the error function's form
+fn gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    only(gelu_erf(b, &node.inputs[0], dy))
+}
+
+/// `y = Gelu(x + c)`: `dx = dc`
+fn bias_gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let sum = b.add(&node.inputs[0], &node.inputs[1]);
+    let dx = gelu_erf(b, &sum, dy);
+    Ok(vec![Some(dx.clone()), Some(dx)])
+}
+
+/// `y = Gelu(x + c)` of the tanh form: `dx = dc`
+fn fast_gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let x = &node.inputs[0];
+    let sum = node.input(1).map_or_else(|| x.clone(), |bias| b.add(x, bias));
+    let dx = gelu_tanh(b, &sum, dy);
+    Ok(vec![Some(dx.clone()), Some(dx)])
+}
+
+/// `y = x·σ(αx)`
+fn quick_gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    only(swish_slope(b, &node.inputs[0], node.float("alpha").unwrap_or(f64::from(1.702_f32)), dy))
+}
+
+/// `Y = α·A′·B′`, where a prime transposes as the flags say: `dA′ = α·dY·B′ᵀ`, `dB′ = α·A′ᵀ·dY`
+fn fused_matmul(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let (lhs, rhs) = (&node.inputs[0], &node.inputs[1]);
+    let flag = |name: &str| node.int(name).unwrap_or(0) != 0;
+    if flag("transBatchA") || flag("transBatchB") || b.rank(lhs) < 2 || b.rank(rhs) < 2 {
+        return Err("it exchanges batches, or an operand is a vector".into());
+    }
+    let (trans_a, trans_b) = (flag("transA"), flag("transB"));
+    let alpha = node.float("alpha").unwrap_or(1.0);
+    let da = b.wants(lhs).then(|| {
+        if trans_a {
+            b.product((rhs, trans_b), (dy, true), alpha)
+        } else {
+            b.product((dy, false), (rhs, !trans_b), alpha)
+        }
+    });
+    let db = b.wants(rhs).then(|| {
+        if trans_b {
+            b.product((dy, true), (lhs, trans_a), alpha)
+        } else {
+            b.product((lhs, !trans_a), (dy, false), alpha)
+        }
+    });
+    Ok(vec![da, db])
+}
