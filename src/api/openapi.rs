@@ -63,8 +63,8 @@ impl utoipa::Modify for Key {
     }
 }
 
-/// A review that the bundled model reads in no time.
-const EXAMPLE: &str = "A gorgeous, witty, seductive movie.";
+/// A review that the bundled model reads in no time, and whose decisive word nobody doubts.
+pub const EXAMPLE: &str = "Despite a slow start, this is a wonderful film.";
 
 /// The document and the validators made of it.
 pub struct Document {

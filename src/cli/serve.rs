@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::{
-    api::{self, Door},
+    api::{self, Door, openapi::EXAMPLE},
     config::{Entry as Setting, Settings},
     explain::House,
     model::{Entry, Model, OpenSettings, Shelf},
@@ -96,5 +96,5 @@ fn greet(address: &str) {
     info!(address, "ready");
     println!("explaind answers at http://{address}, its documentation is http://{address}/docs. Try:\n");
     println!("  curl -s http://{address}/explain/leave-one-out -H 'content-type: application/json' \\");
-    println!("    -d '{{\"inputs\": \"A gorgeous, witty, seductive movie.\"}}'\n");
+    println!("    -d '{{\"inputs\": \"{EXAMPLE}\"}}'\n");
 }
