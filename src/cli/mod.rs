@@ -1,5 +1,7 @@
 //! The command line: one file a subcommand.
 
+mod export;
+mod inspect;
 mod openapi;
 mod serve;
 
@@ -22,6 +24,10 @@ enum Command {
     /// Open models and answer requests
     #[command(args_override_self = true)]
     Serve(Box<Settings>),
+    /// Print the parts of a model and the methods that they allow
+    Inspect(inspect::Inspect),
+    /// Write a derived graph as an ONNX file
+    Export(export::Export),
     /// Print the OpenAPI document of this build
     Openapi,
 }
@@ -42,6 +48,8 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
             }
             serve::run(*settings, &listing)
         }
+        Ok(Command::Inspect(arguments)) => inspect::run(&arguments),
+        Ok(Command::Export(arguments)) => export::run(&arguments),
         Ok(Command::Openapi) => openapi::run(),
         Err(error) => error.exit(),
     };

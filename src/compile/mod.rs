@@ -78,6 +78,22 @@ impl Compiled {
         Ok(it)
     }
 
+    /// As [`Compiled::open`], with a gradient graph that was made elsewhere; it is measured all the same.
+    ///
+    /// # Errors
+    /// As [`Compiled::open`].
+    pub fn with_gradient(
+        original: Graph,
+        gradient: Graph,
+        hints: &Hints,
+        evaluate: Evaluate<'_>,
+    ) -> Result<Self, Refusal> {
+        let mut it = Self::structure(original.clone(), hints, evaluate)?;
+        it.gradient = measure::measure(&original, &it, &gradient, hints, evaluate)
+            .map(|measures| Derived { graph: gradient, measures });
+        Ok(it)
+    }
+
     fn structure(mut graph: Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Self, Refusal> {
         let flattening = normalise::normalise(&mut graph)?;
         let raised = precision::raise(&mut graph);

@@ -8,6 +8,7 @@ pub static METHODS: &[&dyn Method] = &[
     gradient::saliency::METHOD,
     gradient::gradient_x_input::METHOD,
     gradient::integrated_gradients::METHOD,
+    gradient::discretized_integrated_gradients::METHOD,
     gradient::sequential_integrated_gradients::METHOD,
     gradient::smooth_grad::METHOD,
     gradient::gradient_shap::METHOD,

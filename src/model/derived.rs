@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Manifest, Unavailable, graphs};
+use bytes::Bytes;
+
+use super::{Manifest, Unavailable, Words, graphs};
 use crate::{
     compile::{
         Compiled,
         anatomy::Anatomy,
         graph::{Element as Stored, Graph as Ir, Tensor as Constant},
         measure::Measures,
+        onnx::note::note,
         probe::{Batch, Hints},
         refusal::Refusal,
     },
@@ -32,76 +35,67 @@ pub struct GradientGraph {
     pub measures: Measures,
 }
 
-/// The word embedding's table, `[vocabulary, hidden]`.
-pub struct Words {
-    values: Arc<[f32]>,
-    /// Size of one embedding.
-    pub hidden: usize,
-}
+/// The key under which a graph that was written to a file notes the digest of its model.
+pub const DIGEST_KEY: &str = "explaind.model.sha256";
+
+/// The file in a model folder that may hold its gradient graph.
+const GRADIENT_FILE: &str = "gradient.onnx";
 
 /// What a model's derived graphs share while it is opened.
-struct Bench<'a> {
+pub(super) struct Bench<'a> {
     /// The loaded ONNX Runtime.
-    runtime: &'a Runtime,
+    pub runtime: &'a Runtime,
     /// The model's weights.
-    weights: &'a SharedWeights,
+    pub weights: &'a SharedWeights,
     /// Sessions of every graph.
-    workers: usize,
+    pub workers: usize,
     /// How the forward graph's rows become batches.
-    layout: &'a Layout,
-    /// What the folder says of special tokens.
-    hints: Hints,
+    pub layout: &'a Layout,
 }
 
-impl Words {
-    /// The embedding of a token; that of token 0 for an id outside of the table.
-    pub fn row(&self, id: u32) -> &[f32] {
-        let start = id as usize * self.hidden;
-        self.values.get(start..start + self.hidden).unwrap_or(&self.values[..self.hidden])
+/// Finds a model's structure and derives its graphs. A `gradient.onnx` in the folder is taken instead of
+/// deriving one when it carries the model's digest; it is measured like a derived one.
+///
+/// # Errors
+/// The compiler's refusal, every node that stands in the way.
+pub fn compile(graph: Ir, runtime: &Runtime, manifest: &Manifest) -> Result<Compiled, Refusal> {
+    let evaluate = |graph: &Ir, batches: &[Batch]| evaluate(runtime, graph, batches);
+    let hints = Hints { pad: manifest.special.pad.map(i64::from), eos: manifest.special.sep.map(i64::from) };
+    match exported(manifest) {
+        Some(gradient) => Compiled::with_gradient(graph, gradient, &hints, &evaluate),
+        None => Compiled::open(graph, &hints, &evaluate),
     }
+}
 
-    /// Rows of the table.
-    pub fn count(&self) -> usize {
-        self.values.len() / self.hidden.max(1)
+/// The folder's own gradient graph, if there is one and it belongs to this very model.
+fn exported(manifest: &Manifest) -> Option<Ir> {
+    let path = manifest.folder.join(GRADIENT_FILE);
+    let file: Bytes = std::fs::read(&path).ok()?.into();
+    if note(&file, DIGEST_KEY)? != manifest.digest().ok()? {
+        tracing::warn!(file = %path.display(), "belongs to another model and is not used");
+        return None;
     }
-
-    /// The mean of all rows.
-    pub fn mean(&self) -> Vec<f32> {
-        let mut sums = vec![0.0f64; self.hidden];
-        for row in self.values.chunks(self.hidden) {
-            sums.iter_mut().zip(row).for_each(|(sum, it)| *sum += f64::from(*it));
+    match crate::compile::read(file, &crate::compile::no_external) {
+        Ok(graph) => Some(graph),
+        Err(error) => {
+            tracing::warn!(file = %path.display(), %error, "is not used");
+            None
         }
-        sums.into_iter().map(|sum| (sum / self.count().max(1) as f64) as f32).collect()
     }
 }
 
-/// Derives and opens the gradient family's graphs of a model that was read, or says why not.
+/// Opens the gradient family's graphs, or says why not.
 ///
 /// # Errors
 /// What stands in the way, every node of it.
-pub(super) fn open(
-    read: Result<Ir, String>,
-    runtime: &Runtime,
-    weights: &SharedWeights,
-    workers: usize,
-    forward: &Program,
-    manifest: &Manifest,
-) -> Result<GradientGraph, Unavailable> {
-    let graph = read.map_err(|reason| unavailable("run", reason))?;
-    let hints = Hints { pad: manifest.special.pad.map(i64::from), eos: manifest.special.sep.map(i64::from) };
-    gradient(&graph, &Bench { runtime, weights, workers, layout: &forward.layout, hints })
-}
-
-fn gradient(graph: &Ir, bench: &Bench<'_>) -> Result<GradientGraph, Unavailable> {
-    let evaluate = |graph: &Ir, batches: &[Batch]| evaluate(bench.runtime, graph, batches);
-    let compiled = Compiled::open(graph.clone(), &bench.hints, &evaluate).map_err(refused)?;
+pub(super) fn gradient(compiled: &Compiled, bench: &Bench<'_>) -> Result<GradientGraph, Unavailable> {
     let derived = compiled.gradient.as_ref().map_err(|it| refused(it.clone()))?;
     let hidden = compiled.embedding.hidden;
     let table = compiled.graph.initializers.get(&compiled.embedding.table).and_then(Constant::to_f32);
-    let words = Words { values: table.unwrap_or_default().into(), hidden };
+    let words = Words::new(table.unwrap_or_default(), hidden);
     let gradient = program(&derived.graph, ProgramKind::Gradient, bench, hidden)?;
     let embedded = program(&compiled.forward.graph, ProgramKind::Forward, bench, hidden)?;
-    let (anatomy, measures) = (compiled.anatomy.clone(), derived.measures.clone());
+    let (anatomy, measures) = (compiled.anatomy.clone(), derived.measures);
     Ok(GradientGraph { gradient, embedded, words, anatomy, measures })
 }
 
@@ -149,12 +143,12 @@ fn program(
         .map_err(|error| unavailable("run", error.to_string()))
 }
 
-fn refused(refusal: Refusal) -> Unavailable {
+pub(super) fn refused(refusal: Refusal) -> Unavailable {
     let operators = refusal.gaps.iter().map(|gap| format!("{} ({}): {}", gap.operator, gap.node, gap.reason));
     Unavailable { operators: operators.collect(), ..unavailable(refusal.code.slug(), refusal.reason.clone()) }
 }
 
-fn unavailable(code: &str, reason: String) -> Unavailable {
+pub(super) fn unavailable(code: &str, reason: String) -> Unavailable {
     Unavailable {
         method: None,
         code: code.to_owned(),

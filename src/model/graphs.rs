@@ -54,6 +54,15 @@ pub fn runnable(graph: &compile::graph::Graph) -> Graph {
     Graph { model: Source::Bytes(split.model.into()), weights }
 }
 
+/// The graph with one value as its only output, and nothing that it does not need.
+pub fn ending_in(graph: &compile::graph::Graph, value: &compile::graph::Value) -> compile::graph::Graph {
+    let mut cut = graph.clone();
+    let ty = compile::graph::Type::Other(Box::default());
+    cut.outputs = vec![compile::graph::Port { value: value.clone(), ty }];
+    cut.prune();
+    cut
+}
+
 fn element(stored: Stored) -> Option<Element> {
     Some(match stored {
         Stored::F32 => Element::F32,

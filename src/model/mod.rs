@@ -1,6 +1,6 @@
 //! What is loaded: one classifier, ready to be asked.
 
-mod derived;
+pub mod derived;
 pub mod graphs;
 pub mod labels;
 pub mod manifest;
@@ -8,15 +8,17 @@ mod need;
 mod open;
 mod shelf;
 pub mod text;
+mod words;
 
 use std::sync::Arc;
 
-pub use derived::{GradientGraph, Words};
+pub use derived::GradientGraph;
 pub use labels::{Activation, Labels, Output, ScoreError, TargetError};
 pub use manifest::{Manifest, ManifestError, SpecialTokens};
 pub use need::{Need, Unavailable};
 pub use open::{OpenError, OpenSettings};
 pub use shelf::{Entry, Shelf};
+pub use words::Words;
 
 use crate::runtime::{Device, Program, Role};
 

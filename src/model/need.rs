@@ -13,6 +13,16 @@ pub enum Need {
     Gradient,
 }
 
+impl Need {
+    /// Whether the compiler must derive the graph, so that a model may lack it.
+    pub fn is_derived(self) -> bool {
+        match self {
+            Self::Forward => false,
+            Self::Gradient => true,
+        }
+    }
+}
+
 /// A graph that a model does not have, found out when the model was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema, thiserror::Error)]
 #[error("{reason}")]

@@ -70,7 +70,25 @@ impl Model {
 
         // A file that the compiler cannot read may still run: only derived graphs are missing then.
         let read = graphs::read(&manifest.graph);
-        let graph = read.as_ref().map_or_else(|_| Graph::file(&manifest.graph), graphs::runnable);
+        let compiled = match &read {
+            Ok(graph) => {
+                derived::compile(graph.clone(), &settings.runtime, &manifest).map_err(derived::refused)
+            }
+            Err(reason) => Err(derived::unavailable("run", reason.clone())),
+        };
+        let mut warnings = Vec::new();
+        let graph = match (&read, &compiled) {
+            (_, Ok(compiled)) if compiled.logits.activation.is_some() => {
+                let activation = compiled.logits.activation.as_deref().unwrap_or_default();
+                warnings.push(format!(
+                    "the graph ends in {activation}; logits are the values before it, `{}`",
+                    compiled.logits.value
+                ));
+                graphs::runnable(&graphs::ending_in(&compiled.graph, &compiled.logits.value))
+            }
+            (Ok(graph), _) => graphs::runnable(graph),
+            (Err(_), _) => Graph::file(&manifest.graph),
+        };
         let weights = SharedWeights::default();
         let session =
             Session::open(&settings.runtime, &graph, &weights, Optimise::Everything).map_err(failed)?;
@@ -88,8 +106,16 @@ impl Model {
         .map_err(failed)?;
         let (forward, width) = learn_width(forward, &tokenizer).map_err(failed)?;
         let labels = manifest.labels(Some(width))?;
-        let gradient =
-            derived::open(read, &settings.runtime, &weights, settings.workers, &forward, &manifest);
+        let gradient = compiled.and_then(|compiled| {
+            if compiled.embedding.partial {
+                warnings.push(
+                    "the decoder looks up shifted token ids in the same table: gradients leave that path out"
+                        .to_owned(),
+                );
+            }
+            let (runtime, workers, layout) = (&settings.runtime, settings.workers, &forward.layout);
+            derived::gradient(&compiled, &derived::Bench { runtime, weights: &weights, workers, layout })
+        });
         Ok(Self {
             name: name.to_owned(),
             digest: manifest.digest()?,
@@ -101,7 +127,7 @@ impl Model {
             device: settings.runtime.device,
             forward: Arc::new(forward),
             gradient,
-            warnings: Vec::new(),
+            warnings,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! This file is where the ONNX file format meets the graph: which opsets are read, which messages exist.
 
 mod function;
+pub mod note;
 pub mod proto;
 pub mod read;
 mod tensor;

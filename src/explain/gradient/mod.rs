@@ -5,6 +5,7 @@
 
 mod baseline;
 mod cotangent;
+pub mod discretized_integrated_gradients;
 mod embedded;
 pub mod gradient_shap;
 pub mod gradient_x_input;

@@ -1,0 +1,105 @@
+//! `explaind inspect DIR`: the parts of a model, and which methods they allow.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::{
+    compile::{Compiled, refusal::Refusal},
+    explain::registry::METHODS,
+    model::{Manifest, derived, graphs},
+    runtime::{Device, Runtime},
+};
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// A model folder
+    folder: PathBuf,
+}
+
+/// Prints what is found; a model that only runs forward is no error.
+pub(super) fn run(arguments: &Inspect) -> anyhow::Result<()> {
+    let runtime = Runtime::load(Device::Cpu, 1)?;
+    let manifest = Manifest::read(&arguments.folder, None)?;
+    println!("{}", manifest.graph.display());
+    println!("  sha-256         {}", manifest.digest()?);
+    let graph = match graphs::read(&manifest.graph) {
+        Ok(graph) => graph,
+        Err(reason) => {
+            println!("  graph           not read: {reason}");
+            return methods(None);
+        }
+    };
+    println!("  nodes           {}", graph.nodes.len());
+    println!("  opset           {}", graph.opset());
+    match derived::compile(graph, &runtime, &manifest) {
+        Ok(compiled) => {
+            structure(&compiled);
+            methods(compiled.gradient.as_ref().err())
+        }
+        Err(refusal) => methods(Some(&refusal)),
+    }
+}
+
+fn structure(compiled: &Compiled) {
+    let embedding = &compiled.embedding;
+    println!("  word embedding  {} [{}, {}]", embedding.table, embedding.vocabulary, embedding.hidden);
+    if embedding.partial {
+        println!(
+            "                  looked up by ids made from the token ids too: gradients leave that part out"
+        );
+    }
+    let logits = &compiled.logits;
+    let behind = logits.activation.as_ref().map(|it| format!(", before {it}")).unwrap_or_default();
+    println!("  logits          {}{behind}", logits.value);
+    let anatomy = &compiled.anatomy;
+    for (layer, state) in anatomy.hidden_states.iter().enumerate() {
+        println!("  hidden state {layer:<2} {state}");
+    }
+    for (layer, attention) in anatomy.attention.iter().enumerate() {
+        println!("  attention {:<5} {} ({} heads)", layer + 1, attention.probabilities, attention.heads);
+    }
+    for (layer, neurons) in anatomy.neurons.iter().enumerate() {
+        println!("  neurons {:<7} {} ({} units)", layer + 1, neurons.value, neurons.width);
+    }
+    println!("  pooling         {:?}", anatomy.pooling);
+    if compiled.raised {
+        println!("  precision       float16, raised to float32 for derived graphs");
+    }
+    if let Ok(derived) = &compiled.gradient {
+        let measures = &derived.measures;
+        println!(
+            "  gradient graph  {} nodes; measured: logits {:.1e}, slope {:.1e}, row alone {:.1e}",
+            derived.graph.nodes.len(),
+            measures.logits,
+            measures.slope,
+            measures.alone
+        );
+    }
+}
+
+fn methods(refusal: Option<&Refusal>) -> anyhow::Result<()> {
+    if let Some(refusal) = refusal {
+        println!("  gradient graph  refused, {refusal}");
+        for gap in &refusal.gaps {
+            println!("    {} at {}: {}", gap.operator, gap.node, gap.reason);
+        }
+    }
+    println!("methods");
+    for method in METHODS {
+        let about = method.about();
+        let derived = about.needs.iter().any(|need| need.is_derived());
+        let word = if derived && refusal.is_some() { "no " } else { "yes" };
+        println!("  {word} {}", about.slug);
+    }
+    Ok(())
+}
+
+/// Used by `export` too: the folder's compiled model.
+pub(super) fn compiled(folder: &Path) -> anyhow::Result<Compiled> {
+    let runtime = Runtime::load(Device::Cpu, 1)?;
+    let manifest = Manifest::read(folder, None)?;
+    let graph = graphs::read(&manifest.graph).map_err(anyhow::Error::msg)?;
+    Ok(derived::compile(graph, &runtime, &manifest)?)
+}

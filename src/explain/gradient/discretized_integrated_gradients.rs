@@ -1,0 +1,260 @@
+//! Discretized integrated gradients: the gradient along a monotone path through real words.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+use utoipa::ToSchema;
+
+use super::{Baseline, BaselineKind, Embedded, Point, price_of, token_finding};
+use crate::{
+    explain::{About, Case, ExplainError, Family, Finding, Method, Price, Subject, Typed, nothing_more},
+    model::{Need, Output, Words},
+};
+
+/// The row of the registry.
+pub static METHOD: &dyn Method = &&DISCRETIZED_INTEGRATED_GRADIENTS;
+
+static DISCRETIZED_INTEGRATED_GRADIENTS: Typed<DiscretizedIntegratedGradients> = Typed {
+    about: About {
+        slug: "discretized-integrated-gradients",
+        family: Family::Gradient,
+        summary: "Integrated gradients along a path whose points lie near real words instead of on a straight \
+                  line.",
+        reference: "Sanyal and Ren (2021), Discretized Integrated Gradients for Explaining Language Models, \
+                    arXiv:2108.13654",
+        output: Output::Logit,
+        needs: &[Need::Gradient],
+        stops_early: false,
+        example: r#"{"steps": 8}"#,
+    },
+    needs: nothing_more,
+    price,
+    run,
+};
+
+/// Parameters of discretized integrated gradients.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiscretizedIntegratedGradients {
+    /// The word at which every token's path starts.
+    #[schema(default = "pad")]
+    pub baseline: WordBaseline,
+    /// How the next word of a path is chosen among a word's 500 nearest.
+    #[schema(default = "greedy")]
+    pub strategy: Strategy,
+    /// Words between the input's token and the baseline.
+    #[schema(minimum = 1, maximum = 256, default = 30)]
+    pub steps: usize,
+}
+
+/// A baseline that is a word of the vocabulary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WordBaseline {
+    /// The pad token.
+    #[default]
+    Pad,
+    /// The mask token.
+    Mask,
+    /// The unknown token.
+    Unk,
+}
+
+/// How the next word of a path is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// The word that moves least when its embedding is made monotone.
+    #[default]
+    Greedy,
+    /// The word with most components that are monotone already.
+    Maxcount,
+}
+
+impl Default for DiscretizedIntegratedGradients {
+    fn default() -> Self {
+        Self { baseline: WordBaseline::Pad, strategy: Strategy::Greedy, steps: 30 }
+    }
+}
+
+impl DiscretizedIntegratedGradients {
+    fn start(&self, subject: &Subject<'_>) -> Result<Baseline, ExplainError> {
+        let kind = match self.baseline {
+            WordBaseline::Pad => BaselineKind::Pad,
+            WordBaseline::Mask => BaselineKind::Mask,
+            WordBaseline::Unk => BaselineKind::Unk,
+        };
+        Baseline::read(kind, None, 1, subject)
+    }
+}
+
+/// One gradient for each point of the path but the last, and the scores at its ends.
+fn price(parameters: &DiscretizedIntegratedGradients, subject: &Subject<'_>) -> Result<Price, ExplainError> {
+    parameters.start(subject)?;
+    let points = price_of(parameters.steps as u64 + 1, subject.targets, subject.output);
+    Ok(Price { forward: points.forward + 2, gradient: points.gradient })
+}
+
+/// `score(token) = Σ_k Σ_h (e^{k+1} − e^k)_h · ∂v/∂e_h (e^k)` from the baseline, `k = 0`, to the input. The target
+/// stays the same along the path, though the prediction may change there.
+fn run(parameters: &DiscretizedIntegratedGradients, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
+    let embedded = Embedded::of(case)?;
+    let baseline = parameters.start(&case.subject)?;
+    let Baseline::Token(start) = baseline else {
+        return Err(ExplainError::Internal("a word baseline is a token".to_owned()));
+    };
+    let points = points(parameters, case, &embedded, start)?;
+    let last = points.len() - 1;
+    let ends = vec![Point::Values(points[last].clone()), Point::Values(points[0].clone())];
+    let values = embedded.values(ends)?;
+
+    let targets: Vec<usize> = (0..case.targets.len()).collect();
+    let mut scores = vec![vec![0.0; embedded.tokens]; targets.len()];
+    let path: Vec<Point> = points[..last].iter().cloned().map(Point::Values).collect();
+    embedded.gradients(&path, &targets, |it| {
+        let way = points[it.point + 1].iter().zip(&*points[it.point]);
+        let along = it.slope.iter().zip(way).map(|(g, (to, from))| f64::from(*g) * f64::from(to - from));
+        let along = embedded.by_token(along);
+        scores[it.target].iter_mut().zip(along).for_each(|(score, it)| *score += it);
+    })?;
+    let finding = |target: usize| {
+        let (value, base) = (values[0][target], values[1][target]);
+        let delta = scores[target].iter().sum::<f64>() - (value - base);
+        let mut evidence = Map::new();
+        evidence.insert("completeness_delta".into(), json!(delta));
+        evidence.insert("relative_delta".into(), json!(delta.abs() / (value - base).abs().max(1e-9)));
+        evidence.insert("steps".into(), json!(last));
+        evidence.insert("baseline_ids".into(), baseline.ids());
+        token_finding(case, value, Some(base), &scores[target], evidence)
+    };
+    Ok(targets.iter().map(|&target| finding(target)).collect())
+}
+
+/// Points of embedding space from the baseline to the input: `steps + 2` of them.
+fn points(
+    parameters: &DiscretizedIntegratedGradients,
+    case: &Case<'_>,
+    embedded: &Embedded<'_, '_>,
+    start: u32,
+) -> Result<Vec<Arc<[f32]>>, ExplainError> {
+    let words = &embedded.graph().words;
+    let mut paths: Vec<Option<Vec<Vec<f32>>>> = Vec::with_capacity(embedded.tokens);
+    for (token, &id) in case.row.ids.iter().enumerate() {
+        case.lane.check()?;
+        let path = (!embedded.is_special(token))
+            .then(|| word_path(words, id, start, parameters.steps, parameters.strategy));
+        paths.push(path);
+    }
+    let at = |step: usize| {
+        embedded.with_ordinary(|token, row| {
+            if let Some(path) = &paths[token] {
+                row.copy_from_slice(&path[step]);
+            }
+        })
+    };
+    Ok((0..parameters.steps + 2).map(at).collect())
+}
+
+/// The embeddings from the baseline to the word: each component moves monotonically.
+fn word_path(words: &Words, word: u32, baseline: u32, steps: usize, strategy: Strategy) -> Vec<Vec<f32>> {
+    let end = words.row(baseline);
+    let mut visited = vec![word];
+    let mut path = vec![words.row(word).to_vec()];
+    for _ in 0..steps {
+        let last = visited[visited.len() - 1];
+        let next = match last == baseline {
+            true => baseline,
+            false => next_word(words, last, baseline, &visited, steps, strategy),
+        };
+        visited.push(next);
+        let from = &path[path.len() - 1];
+        path.push(monotone(end, from, words.row(next), steps));
+    }
+    path.push(end.to_vec());
+    path.reverse();
+    path
+}
+
+/// The neighbour of `last` that fits the way to the baseline best; the baseline when none is left.
+fn next_word(
+    words: &Words,
+    last: u32,
+    baseline: u32,
+    visited: &[u32],
+    steps: usize,
+    strategy: Strategy,
+) -> u32 {
+    let (from, end) = (words.row(last), words.row(baseline));
+    let near = words.neighbors(last);
+    let fresh = near.iter().copied().filter(|it| *it != baseline && !visited.contains(it));
+    let misfit = |candidate: u32| -> f32 {
+        let row = words.row(candidate);
+        let components = end.iter().zip(from).zip(row);
+        match strategy {
+            Strategy::Greedy => components
+                .filter(|((end, from), it)| !between(**end, **from, **it))
+                .map(|((end, from), it)| (it - moved(*end, *from, steps)).powi(2))
+                .sum(),
+            Strategy::Maxcount => {
+                components.filter(|((end, from), it)| !between(**end, **from, **it)).count() as f32
+            }
+        }
+    };
+    fresh
+        .map(|candidate| (misfit(candidate), candidate))
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or(baseline, |(_, candidate)| candidate)
+}
+
+/// `anchor` with every component that does not lie between the two others replaced by a small step from
+/// `from` towards `end`.
+fn monotone(end: &[f32], from: &[f32], anchor: &[f32], steps: usize) -> Vec<f32> {
+    let component = |((end, from), it): ((&f32, &f32), &f32)| match between(*end, *from, *it) {
+        true => *it,
+        false => moved(*end, *from, steps),
+    };
+    end.iter().zip(from).zip(anchor).map(component).collect()
+}
+
+fn between(a: f32, b: f32, it: f32) -> bool {
+    a.min(b) <= it && it <= a.max(b)
+}
+
+fn moved(end: f32, from: f32, steps: usize) -> f32 {
+    from - (from - end) / steps as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words() -> Words {
+        // A line of words between (0, 0) and (10, 10), and some beside it.
+        let mut values = vec![0.0, 0.0, 10.0, 10.0];
+        (1..10).for_each(|at| values.extend([at as f32, at as f32 + 0.1]));
+        values.extend([20.0, -5.0, -3.0, 4.0]);
+        Words::new(values, 2)
+    }
+
+    #[test]
+    fn a_path_goes_monotonically_from_the_baseline_to_the_word() {
+        for strategy in [Strategy::Greedy, Strategy::Maxcount] {
+            for steps in [1, 4, 8, 30] {
+                let path = word_path(&words(), 1, 0, steps, strategy);
+                assert_eq!(path.len(), steps + 2);
+                assert_eq!((&path[0][..], &path[steps + 1][..]), (&[0.0, 0.0][..], &[10.0, 10.0][..]));
+                for pair in path.windows(2) {
+                    assert!(pair[0].iter().zip(&pair[1]).all(|(a, b)| a <= b), "{strategy:?} {pair:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_goes_through_words_that_lie_on_the_way() {
+        let path = word_path(&words(), 1, 0, 2, Strategy::Maxcount);
+        let table = words();
+        assert!((2..11).any(|id| table.row(id) == path[1]), "{path:?}");
+    }
+}

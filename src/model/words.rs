@@ -1,0 +1,102 @@
+//! Where the word embedding's table is kept, and which words are near to one another in it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// The word embedding's table, `[vocabulary, hidden]`.
+pub struct Words {
+    values: Arc<[f32]>,
+    /// Size of one embedding.
+    pub hidden: usize,
+    squares: Vec<f32>,
+    near: Mutex<HashMap<u32, Arc<[u32]>>>,
+}
+
+/// Neighbours that are found and kept for a word.
+const NEIGHBOURS: usize = 500;
+
+impl Words {
+    /// The table from its values, row-major.
+    pub fn new(values: Vec<f32>, hidden: usize) -> Self {
+        let squares = values.chunks(hidden.max(1)).map(|row| dot(row, row)).collect();
+        Self { values: values.into(), hidden, squares, near: Mutex::default() }
+    }
+
+    /// The embedding of a token; that of token 0 for an id outside of the table.
+    pub fn row(&self, id: u32) -> &[f32] {
+        let start = id as usize * self.hidden;
+        self.values.get(start..start + self.hidden).unwrap_or(&self.values[..self.hidden])
+    }
+
+    /// Rows of the table.
+    pub fn count(&self) -> usize {
+        self.squares.len()
+    }
+
+    /// The mean of all rows.
+    pub fn mean(&self) -> Vec<f32> {
+        let mut sums = vec![0.0f64; self.hidden];
+        for row in self.values.chunks(self.hidden) {
+            sums.iter_mut().zip(row).for_each(|(sum, it)| *sum += f64::from(*it));
+        }
+        sums.into_iter().map(|sum| (sum / self.count().max(1) as f64) as f32).collect()
+    }
+
+    /// The 500 tokens whose embeddings are nearest to that of `id` (Euclidean), nearest first, itself not
+    /// among them. Found once a token and kept.
+    pub fn neighbors(&self, id: u32) -> Arc<[u32]> {
+        let kept = self.near.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        kept.unwrap_or_else(|| {
+            let found = self.search(id);
+            self.near.lock().unwrap_or_else(PoisonError::into_inner).insert(id, found.clone());
+            found
+        })
+    }
+
+    fn search(&self, id: u32) -> Arc<[u32]> {
+        let word = self.row(id);
+        let mut order: Vec<(f32, u32)> = self
+            .values
+            .chunks(self.hidden)
+            .zip(&self.squares)
+            .zip(0u32..)
+            .filter(|(_, other)| *other != id)
+            .map(|((row, square), other)| (square - 2.0 * dot(word, row), other))
+            .collect();
+        let by_distance = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        if order.len() > NEIGHBOURS {
+            order.select_nth_unstable_by(NEIGHBOURS - 1, by_distance);
+            order.truncate(NEIGHBOURS);
+        }
+        order.sort_unstable_by(by_distance);
+        order.into_iter().map(|(_, other)| other).collect()
+    }
+}
+
+/// Inner product in eight independent sums, which the compiler turns into vector instructions.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a8, a_rest) = a.as_chunks::<8>();
+    let (b8, b_rest) = b.as_chunks::<8>();
+    let mut sums = [0.0f32; 8];
+    for (a, b) in a8.iter().zip(b8) {
+        for lane in 0..8 {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_come_nearest_first_without_the_word_itself() {
+        let words = Words::new(vec![0.0, 0.0, 5.0, 0.0, 1.0, 0.0, 0.0, 2.0], 2);
+        assert_eq!(*words.neighbors(0), [2, 3, 1]);
+        assert_eq!(*words.neighbors(1), [2, 0, 3]);
+        assert_eq!(words.mean(), [1.5, 0.5]);
+    }
+}
