@@ -122,14 +122,9 @@ impl Memo {
 /// 128 bits of a keyed hash of everything that a forward row holds. The key is drawn once a process, so
 /// nobody can prepare two rows that collide.
 fn key(row: &Row) -> u128 {
-    use std::hash::{BuildHasher, Hash, Hasher};
     static KEYS: std::sync::OnceLock<[ahash::RandomState; 2]> = std::sync::OnceLock::new();
     let keys = KEYS.get_or_init(|| [ahash::RandomState::new(), ahash::RandomState::new()]);
-    let half = |state: &ahash::RandomState| {
-        let mut hasher = state.build_hasher();
-        (&row.ids, &row.types, &row.mask).hash(&mut hasher);
-        u128::from(hasher.finish())
-    };
+    let half = |state: &ahash::RandomState| u128::from(state.hash_one((&row.ids, &row.types, &row.mask)));
     half(&keys[0]) << 64 | half(&keys[1])
 }
 

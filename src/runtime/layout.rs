@@ -94,8 +94,11 @@ pub enum Extra {
     Values(Arc<[f32]>),
     /// Writes the values into the batch, on the worker's thread: rows that are cheap to describe and large
     /// to hold (points on a path between two embeddings) exist only while their batch runs.
-    Fill(Arc<dyn Fn(&mut [f32]) + Send + Sync>),
+    Fill(Fill),
 }
+
+/// Writes one row's values into its place in a batch.
+pub type Fill = Arc<dyn Fn(&mut [f32]) + Send + Sync>;
 
 /// What a graph answered for one row: one row-major vector for every output, without padding.
 #[derive(Debug, Clone, PartialEq)]

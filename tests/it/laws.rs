@@ -152,7 +152,7 @@ fn batch_mates_change_nothing() {
         for (text, together) in TEXTS.iter().zip(together) {
             let alone = scores(&answer(*method, body(*method, json!(text))));
             let slug = method.about().slug;
-            assert!(close(&alone, &[together.clone()], 1e-3), "{slug}: {alone:?} {together:?}");
+            assert!(close(&alone, std::slice::from_ref(&together), 1e-3), "{slug}: {alone:?} {together:?}");
         }
     }
 }

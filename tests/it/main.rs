@@ -1,5 +1,8 @@
 //! The integration tests: one binary, one module a subject.
 
+// All of it is tests, helpers included: an unwrap is an assertion.
+#![allow(clippy::unwrap_used)]
+
 mod architecture;
 mod evaluate;
 mod laws;

@@ -125,7 +125,8 @@ fn unknown_settings_are_refused_by_name() {
     let unknown = unknown.path().display().to_string();
     let wrong = file("max_inputs = \"many\"\n");
     let wrong = wrong.path().display().to_string();
-    let cases: [(&[&str], &[(&str, &str)], &str); 5] = [
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case<'_>; 5] = [
         (&["serve", MODEL, "--max-input=2"], &[], "--max-input"),
         (&["serve", MODEL], &[("EXPLAIND_MAX_INPUT", "2")], "EXPLAIND_MAX_INPUT"),
         (&["serve", MODEL, "--config", &unknown], &[], "`max_input`"),
