@@ -19,6 +19,7 @@ mod reading;
 pub mod registry;
 mod request;
 mod run;
+pub mod surrogate;
 
 pub use answer::{
     Attribution, ExplainAnswer, Explanation, InputResult, LabelScore, ModelRef, Prediction, Target, Timing,

@@ -1,6 +1,6 @@
 //! The registry: one row a method, in the order of `GET /methods`.
 
-use super::{Method, gradient, perturbation};
+use super::{Method, gradient, perturbation, surrogate};
 
 /// Every method.
 pub static METHODS: &[&dyn Method] = &[
@@ -12,6 +12,14 @@ pub static METHODS: &[&dyn Method] = &[
     gradient::sequential_integrated_gradients::METHOD,
     gradient::smooth_grad::METHOD,
     gradient::gradient_shap::METHOD,
+    surrogate::lime::METHOD,
+    surrogate::kernel_shap::METHOD,
+    surrogate::permutation_shap::METHOD,
+    surrogate::exact_shap::METHOD,
+    surrogate::partition_shap::METHOD,
+    surrogate::trans_shap::METHOD,
+    surrogate::decision_tree::METHOD,
+    surrogate::anchors::METHOD,
 ];
 
 /// The method of this name.

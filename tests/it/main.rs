@@ -15,4 +15,5 @@ mod reader;
 mod routes;
 mod service;
 mod support;
+mod surrogate;
 mod zoo;

@@ -1,0 +1,165 @@
+//! Where a text becomes a game: a coalition is the text with every other feature taken out.
+
+use serde_json::{Map, Value, json};
+
+use crate::explain::{
+    Attribution, Case, ExplainError, Masker, Misfit, Subject, attributions,
+    estimators::{Coalition, Ended, EstimateError, Game, Stop},
+};
+
+/// Coalitions handed over at once, so that rows of one length are many.
+const CHUNK: usize = 1024;
+/// The same where a deadline should leave something to answer with.
+const PARTIAL_CHUNK: usize = 128;
+
+/// The game whose worth is the explained scalar of every target.
+pub(super) struct Masked<'a> {
+    case: &'a Case<'a>,
+    masker: Masker,
+    what: What,
+    chunk: usize,
+}
+
+/// What a row's outputs are.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum What {
+    /// The scalars of all targets.
+    Scalars,
+    /// The scalars of all targets, then for each target whether it is the prediction.
+    ScalarsAndDecisions,
+    /// For each target, whether it is the prediction if it is for the input, and is not if it is not.
+    Kept,
+}
+
+impl<'a> Masked<'a> {
+    pub(super) fn new(case: &'a Case<'a>, masker: Masker, what: What, partial: bool) -> Self {
+        let chunk = if partial { PARTIAL_CHUNK } else { CHUNK };
+        let chunk = (chunk / masker.variants()).max(1);
+        Self { case, masker, what, chunk }
+    }
+
+    fn outputs_of(&self, logits: &[f32]) -> Result<Vec<f64>, ExplainError> {
+        let labels = &self.case.subject.model.labels;
+        let number = |holds: bool| f64::from(u8::from(holds));
+        let decided = |logits: &[f32]| -> Result<Vec<bool>, ExplainError> {
+            let predicted = labels.predicted(logits)?;
+            Ok(self.case.targets.iter().map(|&target| target == predicted).collect())
+        };
+        Ok(match self.what {
+            What::Scalars => self.case.scalars(logits)?,
+            What::ScalarsAndDecisions => {
+                let mut all = self.case.scalars(logits)?;
+                all.extend(decided(logits)?.into_iter().map(number));
+                all
+            }
+            What::Kept => {
+                let of_input = decided(&self.case.logits)?;
+                decided(logits)?.iter().zip(of_input).map(|(now, then)| number(*now == then)).collect()
+            }
+        })
+    }
+
+    fn rows(&self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, ExplainError> {
+        let rows =
+            coalitions.iter().flat_map(|it| self.masker.rows(|feature| !it.contains(feature))).collect();
+        let logits = self.case.forward(rows)?;
+        let variants = self.masker.variants();
+        logits
+            .chunks(variants)
+            .map(|variants| {
+                let mut mean = vec![0.0; self.outputs()];
+                for logits in variants {
+                    let outputs = self.outputs_of(logits)?;
+                    mean.iter_mut().zip(outputs).for_each(|(mean, it)| *mean += it / variants.len() as f64);
+                }
+                Ok(mean)
+            })
+            .collect()
+    }
+}
+
+impl Game for Masked<'_> {
+    fn players(&self) -> usize {
+        self.masker.len()
+    }
+
+    fn outputs(&self) -> usize {
+        self.case.targets.len() * if self.what == What::ScalarsAndDecisions { 2 } else { 1 }
+    }
+
+    fn evaluate(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, Stop> {
+        self.rows(coalitions).map_err(|error| match error {
+            ExplainError::Deadline => Stop::Deadline,
+            ExplainError::Cancelled => Stop::Cancelled,
+            other => Stop::Failed(Box::new(other)),
+        })
+    }
+
+    fn chunk(&self) -> usize {
+        self.chunk
+    }
+}
+
+/// What a request is told when an estimator has nothing to say.
+pub(super) fn refuse(error: EstimateError, subject: &Subject<'_>) -> ExplainError {
+    let detail = error.to_string();
+    match error {
+        EstimateError::Parameter { parameter, value, limit } => {
+            Misfit::parameter(parameter, format!("is {value}, {limit}")).into()
+        }
+        EstimateError::NoPlayers => Misfit::new(subject.pointer, detail).into(),
+        EstimateError::TooManyPlayers { limit, .. } => {
+            Misfit::over(subject.pointer, detail, "features", limit as u64).into()
+        }
+        EstimateError::Stopped(stop) => unwind(stop),
+    }
+}
+
+fn unwind(stop: Stop) -> ExplainError {
+    match stop {
+        Stop::Deadline => ExplainError::Deadline,
+        Stop::Cancelled => ExplainError::Cancelled,
+        Stop::Failed(cause) => match cause.downcast::<ExplainError>() {
+            Ok(error) => *error,
+            Err(other) => ExplainError::Internal(other.to_string()),
+        },
+    }
+}
+
+/// The evidence of how an estimate ended. An estimate that a deadline cut short is an answer only where
+/// `partial` was asked for.
+///
+/// # Errors
+/// What stopped it, otherwise.
+pub(super) fn settle(
+    ended: Ended,
+    evaluations: usize,
+    partial: bool,
+) -> Result<Map<String, Value>, ExplainError> {
+    let mut evidence = Map::new();
+    evidence.insert("ended".into(), json!(ended.name()));
+    evidence.insert("evaluations".into(), json!(evaluations));
+    match ended {
+        Ended::Stopped(Stop::Deadline) if partial => {
+            evidence.insert("partial".into(), json!(true));
+        }
+        Ended::Stopped(stop) => return Err(unwind(stop)),
+        Ended::Exhausted | Ended::Tolerance | Ended::Budget => {}
+    }
+    Ok(evidence)
+}
+
+/// One attribution a feature, with its standard error where there is one.
+pub(super) fn with_errors(case: &Case<'_>, scores: &[f64], errors: &[f64]) -> Vec<Attribution> {
+    let mut all = attributions(case.subject.encoded, case.subject.features, scores);
+    all.iter_mut()
+        .zip(errors)
+        .for_each(|(it, &error)| it.standard_error = error.is_finite().then_some(error));
+    all
+}
+
+/// The text of a feature.
+pub(super) fn text<'a>(subject: &Subject<'a>, feature: usize) -> &'a str {
+    let it = &subject.features[feature];
+    subject.encoded.slice(it.segment, it.start, it.end)
+}

@@ -1,0 +1,121 @@
+//! Partition SHAP: Owen values over a hierarchy of the text.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::{
+    masked::{Masked, What, refuse, text},
+    shapley::findings,
+};
+use crate::{
+    explain::{
+        About, Case, ExplainError, Family, Finding, Masker, Method, Operation, Price, Subject, Typed,
+        estimators::{self, Hierarchy, Piece, Run},
+        nothing_more,
+    },
+    model::{Need, Output},
+};
+
+/// The row of the registry.
+pub static METHOD: &dyn Method = &&PARTITION_SHAP;
+
+static PARTITION_SHAP: Typed<PartitionShap> = Typed {
+    about: About {
+        slug: "partition-shap",
+        family: Family::Surrogate,
+        summary: "The Owen value of a feature: credit is shared between the halves of the text, then within \
+                  each half, down a hierarchy of clauses and words.",
+        reference: "Owen (1977), Values of games with a priori unions; Lundberg and Lee (2017), \
+                    arXiv:1705.07874",
+        output: Output::Logit,
+        needs: &[Need::Forward],
+        stops_early: true,
+        example: r#"{"samples": 64}"#,
+    },
+    needs: nothing_more,
+    price,
+    run,
+};
+
+/// Parameters of partition SHAP.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PartitionShap {
+    /// Subsets evaluated at most, beside the whole and the empty text. Groups that they do not reach share
+    /// their credit evenly.
+    #[schema(minimum = 2, maximum = 200_000, default = 512)]
+    pub samples: usize,
+    /// How a feature is taken out.
+    #[schema(default = "mask")]
+    pub operation: Operation,
+    /// For `replace`: a list of texts for each feature, in the order of the features.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub replacements: Option<Vec<Vec<String>>>,
+    /// When the deadline passes, answer with the estimate reached by then, marked `partial`.
+    #[schema(default = false)]
+    pub partial: bool,
+}
+
+impl Default for PartitionShap {
+    fn default() -> Self {
+        Self { samples: 512, operation: Operation::default(), replacements: None, partial: false }
+    }
+}
+
+impl PartitionShap {
+    fn masker(&self, subject: &Subject<'_>) -> Result<Masker, ExplainError> {
+        Masker::new(subject, subject.features, self.operation, self.replacements.as_deref())
+    }
+}
+
+/// The hierarchy of the subject's features, in the order of the text.
+fn hierarchy(subject: &Subject<'_>) -> Result<Hierarchy, ExplainError> {
+    let features = subject.features;
+    let word_sign = |sign: Option<char>| sign.is_some_and(char::is_alphanumeric);
+    // Words touch one another in scripts without spaces; only a feature that is one token may be part of a word.
+    let by_token = features.iter().all(|it| it.tokens.len() == 1);
+    let pieces: Vec<Piece<'_>> = (0..features.len())
+        .map(|at| {
+            let own = text(subject, at);
+            let goes_on = by_token && at > 0 && {
+                let (before, it) = (&features[at - 1], &features[at]);
+                let letters =
+                    word_sign(text(subject, at - 1).chars().last()) && word_sign(own.chars().next());
+                before.segment == it.segment && before.end == it.start && letters
+            };
+            Piece { text: own, continues_word: goes_on, segment: features[at].segment }
+        })
+        .collect();
+    estimators::text_hierarchy(&pieces)
+        .ok_or_else(|| ExplainError::Internal("a text without features".to_owned()))
+}
+
+/// Both ends, and the whole tree or as much of it as the samples reach.
+fn price(parameters: &PartitionShap, subject: &Subject<'_>) -> Result<Price, ExplainError> {
+    let variants = parameters.masker(subject)?.variants() as u64;
+    let whole = estimators::partition_cost(&hierarchy(subject)?);
+    Ok(Price { forward: (whole.min(parameters.samples) as u64 + 2) * variants, gradient: 0 })
+}
+
+fn run(parameters: &PartitionShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
+    let masker = parameters.masker(&case.subject)?;
+    let tree = hierarchy(&case.subject)?;
+    let mut game = Masked::new(case, masker, What::Scalars, parameters.partial);
+    let run = estimators::partition_shap(&mut game, &tree, parameters.samples)
+        .map_err(|error| refuse(error, &case.subject))?;
+    let run = Run { estimate: run.estimate.shapley, evaluations: run.evaluations, ended: run.ended };
+    findings(case, run, parameters.partial, &|| Some(json!({ "hierarchy": nodes(&case.subject, &tree) })))
+}
+
+/// Every joined node in the order of joining, the root last: its two parts, and the features below it.
+fn nodes(subject: &Subject<'_>, tree: &Hierarchy) -> Vec<Value> {
+    let members = tree.members();
+    let node = |node: usize| {
+        let features: Vec<usize> = members[node].members().collect();
+        let texts: Vec<&str> = features.iter().map(|&it| text(subject, it)).collect();
+        json!({ "node": node, "parts": tree.parts(node), "features": features, "texts": texts })
+    };
+    (tree.players()..=tree.root()).map(node).collect()
+}

@@ -1,0 +1,55 @@
+//! Where Shapley values become findings, alike for every estimator of them.
+
+use serde_json::{Map, Value, json};
+
+use super::masked::{settle, with_errors};
+use crate::explain::{
+    Case, ExplainError, Finding,
+    estimators::{Ended, Run, Shapley},
+};
+
+/// One finding a target.
+///
+/// # Errors
+/// What stopped the estimator, unless `partial` was asked for.
+pub(super) fn findings(
+    case: &Case<'_>,
+    run: Run<Shapley>,
+    partial: bool,
+    details: &dyn Fn() -> Option<Value>,
+) -> Result<Vec<Finding>, ExplainError> {
+    let exact = matches!(run.ended, Ended::Exhausted);
+    let ended = settle(run.ended, run.evaluations, partial)?;
+    Ok((0..case.targets.len())
+        .map(|target| finding(case, &run.estimate, target, exact, &ended, details()))
+        .collect())
+}
+
+fn finding(
+    case: &Case<'_>,
+    estimate: &Shapley,
+    target: usize,
+    exact: bool,
+    ended: &Map<String, Value>,
+    details: Option<Value>,
+) -> Finding {
+    let errors = &estimate.standard_errors[target];
+    let mut evidence = ended.clone();
+    evidence.insert("efficiency_gap".into(), json!(estimate.efficiency_gap(target)));
+    evidence.insert("exact".into(), json!(exact));
+    // Null where nothing is known of the spread.
+    let largest = errors.iter().fold(0.0f64, |most, it| if it.is_nan() { f64::NAN } else { most.max(*it) });
+    evidence.insert("largest_standard_error".into(), json!(largest));
+    Finding {
+        value: estimate.full[target],
+        base_value: Some(estimate.base[target]),
+        attributions: with_errors(case, &estimate.values[target], if exact { &[] } else { errors }),
+        evidence,
+        details,
+    }
+}
+
+/// How many coalitions there are to evaluate when all of them fit into `samples`.
+pub(super) fn all_within(features: usize, samples: usize) -> Option<u64> {
+    (features < 63 && (1u64 << features) - 2 <= samples as u64).then(|| 1 << features)
+}

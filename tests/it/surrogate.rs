@@ -1,0 +1,221 @@
+//! The surrogate family on the bundled model: against stored references, against itself, and on bad input.
+
+use std::time::Instant;
+
+use explaind::{
+    explain::{
+        Arrival, ExplainAnswer, ExplainError, ExplainRequest, Explanation, Limits, Misfit, explain_within,
+        registry,
+    },
+    runtime::Cancel,
+};
+use serde_json::{Value, json};
+
+use crate::support::bundled;
+
+const TEXT: &str = "A warm, funny and quietly moving film.";
+const TWELVE: &str = "The plot isn't good, it drags and the scenes feel stale";
+const LONG: &str = "The director piles one cliché on another until the story, such as it was, simply suffocates \
+                    under them, and nobody in the theatre seemed to mind very much that evening.";
+
+fn ask(slug: &str, body: Value) -> Result<ExplainAnswer, ExplainError> {
+    let request: ExplainRequest = serde_json::from_value(body).expect("a well-formed request");
+    let arrival = Arrival { id: "surrogate".into(), at: Instant::now(), cancel: Cancel::default() };
+    let limits = Limits { max_passes: 1_000_000, ..Limits::default() };
+    let method = registry::find(slug).expect("a listed method");
+    explain_within(bundled(), &limits, method, &request, &arrival)
+}
+
+#[track_caller]
+fn explanation(slug: &str, body: Value) -> Explanation {
+    let mut answer = ask(slug, body).unwrap_or_else(|error| panic!("{slug}: {error:?}"));
+    answer.results.remove(0).explanations.remove(0)
+}
+
+fn scores(explanation: &Explanation) -> Vec<f64> {
+    explanation.attributions.iter().map(|it| it.score).collect()
+}
+
+#[track_caller]
+fn misfit(slug: &str, body: Value) -> Misfit {
+    match ask(slug, body) {
+        Err(ExplainError::Misfits(mut misfits)) => misfits.remove(0),
+        other => panic!("{slug}: not refused: {other:?}"),
+    }
+}
+
+fn of(text: &str, parameters: Value) -> Value {
+    json!({ "inputs": text, "parameters": parameters, "timeout_ms": 60_000 })
+}
+
+#[test]
+fn exact_values_equal_the_stored_enumeration() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/public.json");
+    let references: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut compared = 0;
+    for reference in references.iter().filter(|it| it["shapley_tokens"].is_array()) {
+        let wanted: Vec<f64> =
+            reference["shapley_tokens"].as_array().unwrap().iter().map(|it| it.as_f64().unwrap()).collect();
+        let largest = wanted.iter().fold(0.0f64, |most, it| most.max(it.abs()));
+        let mut body = of(reference["text"].as_str().unwrap(), json!({ "operation": "mask" }));
+        body["granularity"] = json!("token");
+        // Both by all subsets, and by the regression over all pairs.
+        let slugs = if compared == 0 { &["exact-shap", "kernel-shap"][..] } else { &["exact-shap"] };
+        for &slug in slugs {
+            let mut body = body.clone();
+            if slug == "kernel-shap" {
+                body["parameters"]["samples"] = json!(4096);
+            }
+            let found = explanation(slug, body);
+            assert_eq!(found.evidence["exact"], json!(true));
+            for (found, wanted) in scores(&found).iter().zip(&wanted) {
+                assert!((found - wanted).abs() <= 1e-3 * largest, "{slug}: {found} instead of {wanted}");
+            }
+            let base = reference["shapley_base"].as_f64().unwrap();
+            assert!((found.base_value.unwrap() - base).abs() <= 1e-3 * base.abs().max(1.0));
+        }
+        compared += 1;
+    }
+    assert!(compared >= 5);
+}
+
+#[test]
+fn lime_is_within_three_standard_errors_of_a_long_run() {
+    let long = explanation("lime", of(TEXT, json!({ "samples": 200_000 })));
+    let short = explanation("lime", of(TEXT, json!({ "samples": 5_000 })));
+    for (short, long) in short.attributions.iter().zip(&long.attributions) {
+        let error = short.standard_error.unwrap().hypot(long.standard_error.unwrap());
+        assert!((short.score - long.score).abs() <= 3.0 * error, "{short:?} {long:?}");
+    }
+    assert!(short.evidence["r_squared"].as_f64().unwrap() <= 1.0);
+}
+
+#[test]
+fn sampled_values_are_near_the_exact_ones_and_say_how_near() {
+    let exact = scores(&explanation("exact-shap", of(TWELVE, json!({}))));
+    for slug in ["kernel-shap", "permutation-shap"] {
+        let sampled = explanation(slug, of(TWELVE, json!({ "samples": 400 })));
+        assert_eq!(sampled.evidence["ended"], json!("budget"), "{slug}");
+        for (it, exact) in sampled.attributions.iter().zip(&exact) {
+            let gap = (it.score - exact).abs();
+            assert!(gap <= 5.0 * it.standard_error.unwrap() + 1e-4, "{slug}: {it:?} {exact}");
+        }
+    }
+}
+
+#[test]
+fn all_targets_cost_no_more_passes_than_one() {
+    for slug in ["lime", "kernel-shap", "permutation-shap", "partition-shap", "decision-tree", "anchors"] {
+        let passes = |target: &str| {
+            let mut body = of(TEXT, json!({ "samples": 1_000 }));
+            body["target"] = json!(target);
+            ask(slug, body).unwrap().usage.forward_passes
+        };
+        assert_eq!(passes("all"), passes("predicted"), "{slug}");
+    }
+}
+
+#[test]
+fn a_tolerance_ends_a_run_before_its_budget() {
+    let parameters = json!({ "samples": 4_000, "tolerance": 0.03 });
+    for slug in ["lime", "kernel-shap", "permutation-shap"] {
+        let mut body = of(TWELVE, parameters.clone());
+        body["output"] = json!("probability");
+        let found = explanation(slug, body);
+        assert_eq!(found.evidence["ended"], json!("tolerance"), "{slug} {:?}", found.evidence);
+        assert!(found.evidence["largest_standard_error"].as_f64().unwrap() <= 0.03);
+        assert!(found.evidence["evaluations"].as_u64().unwrap() < 4_000);
+    }
+}
+
+#[test]
+fn a_deadline_gives_the_estimate_so_far_only_where_it_is_wanted() {
+    let body = |partial: bool| {
+        let parameters = json!({ "samples": 200_000, "partial": partial });
+        json!({ "inputs": LONG, "parameters": parameters, "timeout_ms": 6_000 })
+    };
+    assert!(matches!(ask("lime", body(false)), Err(ExplainError::Deadline)));
+    let found = explanation("lime", body(true));
+    assert_eq!((&found.evidence["partial"], &found.evidence["ended"]), (&json!(true), &json!("stopped")));
+    assert!(found.evidence["evaluations"].as_u64().unwrap() < 200_000);
+}
+
+#[test]
+fn a_tree_of_the_answer_leads_from_its_root_to_the_value_of_the_input() {
+    let found = explanation("decision-tree", of(TEXT, json!({})));
+    let details = found.details.as_ref().unwrap();
+    let root = details["tree"]["value"].as_f64().unwrap();
+    let leaf = found.evidence["local_prediction"].as_f64().unwrap();
+    assert!((root + scores(&found).iter().sum::<f64>() - leaf).abs() < 1e-9);
+    assert_eq!(details["path"].as_array().unwrap().last().unwrap()["value"], json!(leaf));
+    assert!(details["path"].as_array().unwrap().len() <= 3);
+}
+
+#[test]
+fn an_anchor_names_its_words_and_how_sure_it_is() {
+    let found = explanation("anchors", of(TEXT, json!({})));
+    let (details, precision) = (found.details.as_ref().unwrap(), &found.evidence["precision"]);
+    assert_eq!(found.evidence["met"], json!(true));
+    assert!(precision["share"].as_f64().unwrap() >= 0.9, "{precision}");
+    let rule = details["rule"].as_array().unwrap();
+    assert_eq!(details["prefixes"].as_array().unwrap().len(), rule.len() + 1);
+    let coverage = found.evidence["coverage"]["share"].as_f64().unwrap();
+    assert!((coverage - 0.5f64.powi(rule.len() as i32)).abs() < 0.02);
+}
+
+#[test]
+fn a_hierarchy_covers_the_text_and_the_texts_of_a_pair_meet_last() {
+    let inputs = json!({ "text": "A warm film.", "text_pair": "It moved me." });
+    let body = json!({ "inputs": inputs, "parameters": {}, "timeout_ms": 60_000 });
+    let found = explanation("partition-shap", body);
+    let nodes = found.details.as_ref().unwrap()["hierarchy"].as_array().unwrap().clone();
+    let root = nodes.last().unwrap();
+    assert_eq!(root["features"].as_array().unwrap().len(), found.attributions.len());
+    let part = root["parts"][0].as_u64().unwrap();
+    let first = nodes.iter().find(|it| it["node"].as_u64() == Some(part)).unwrap();
+    assert_eq!(first["texts"], json!(["A", "warm", "film", "."]));
+    assert!(found.evidence["efficiency_gap"].as_f64().unwrap().abs() < 1e-6);
+}
+
+#[test]
+fn words_of_the_background_stand_for_absent_words() {
+    let parameters = json!({
+        "background": "words", "texts": ["The meeting starts at noon."], "draws": 3, "samples": 64,
+    });
+    let found = explanation("trans-shap", of(TEXT, parameters));
+    let words = &found.details.as_ref().unwrap()["background_words"];
+    assert_eq!(words[0].as_array().unwrap().len(), 3);
+    let sum: f64 = scores(&found).iter().sum();
+    assert!((sum - (found.value - found.base_value.unwrap())).abs() < 1e-6);
+    assert_eq!(misfit("trans-shap", of(TEXT, json!({ "background": "words" }))).pointer, "/parameters/texts");
+}
+
+#[test]
+fn budgets_that_cannot_work_name_the_field_and_the_limit() {
+    let it = misfit("exact-shap", of(LONG, json!({})));
+    assert!(it.detail.contains("kernel-shap"), "{it:?}");
+    assert_eq!(it.limit.map(|it| (it.name, it.value)), Some(("features", 16)));
+
+    let it = misfit("kernel-shap", of(LONG, json!({ "samples": 20 })));
+    assert_eq!((&*it.pointer, it.limit.map(|it| it.name)), ("/parameters/samples", Some("samples")));
+    for slug in ["lime", "permutation-shap", "partition-shap", "decision-tree", "anchors", "trans-shap"] {
+        let it = misfit(slug, of(TEXT, json!({ "samples": 0 })));
+        assert_eq!(it.pointer, "/parameters/samples", "{slug} {it:?}");
+    }
+    for threshold in [0.0, 1.0, 1.5] {
+        let it = misfit("anchors", of(TEXT, json!({ "threshold": threshold })));
+        assert_eq!(it.pointer, "/parameters/threshold");
+    }
+}
+
+#[test]
+fn a_text_of_one_feature_gives_it_everything() {
+    for slug in ["exact-shap", "kernel-shap", "permutation-shap", "partition-shap", "trans-shap"] {
+        let found = explanation(slug, of("Dull", json!({})));
+        let whole = found.value - found.base_value.unwrap();
+        assert!((scores(&found)[0] - whole).abs() < 1e-12, "{slug}");
+    }
+    for slug in ["lime", "decision-tree", "anchors"] {
+        assert_eq!(scores(&explanation(slug, of("Dull", json!({})))).len(), 1, "{slug}");
+    }
+}
