@@ -5,6 +5,7 @@
 
 mod architecture;
 mod evaluate;
+mod exported;
 mod laws;
 mod lowerings;
 mod openapi;

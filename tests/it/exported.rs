@@ -1,0 +1,60 @@
+//! Gradient graphs in a model folder: taken when they belong to the model, measured all the same.
+
+use std::{fs, path::Path};
+
+use explaind::{
+    compile::{self, onnx::note::with_note},
+    model::{
+        Manifest,
+        derived::{self, DIGEST_KEY},
+        graphs,
+    },
+    runtime::{Device, Runtime},
+};
+
+/// A copy of a zoo folder, with its own gradient graph noted as made for `digest`.
+fn folder(digest: impl Fn(&Manifest) -> String, spoil: bool) -> (tempfile::TempDir, Runtime) {
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/public/bert-legacy17");
+    let copy = tempfile::tempdir().expect("a folder");
+    for file in ["model.onnx", "config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(zoo.join(file), copy.path().join(file)).expect("a file of the zoo");
+    }
+    let runtime = Runtime::load(Device::Cpu, 1).expect("ONNX Runtime loads");
+    let manifest = Manifest::read(copy.path(), None).expect("a model folder");
+    let graph = graphs::read(&manifest.graph).expect("a graph");
+    let compiled = derived::compile(graph, &runtime, &manifest).expect("a structure");
+    let mut gradient = compiled.gradient.expect("a gradient graph").graph;
+    gradient.name = "made elsewhere".to_owned();
+    if spoil {
+        // The right shapes, the wrong numbers.
+        gradient.nodes.iter_mut().filter(|it| it.is("Erf")).for_each(|it| it.op = "Tanh".into());
+    }
+    let bytes = with_note(compile::write(&gradient), DIGEST_KEY, &digest(&manifest));
+    fs::write(copy.path().join("gradient.onnx"), bytes).expect("a file");
+    (copy, runtime)
+}
+
+fn reopened(folder: &Path, runtime: &Runtime) -> Result<String, String> {
+    let manifest = Manifest::read(folder, None).expect("a model folder");
+    let graph = graphs::read(&manifest.graph).expect("a graph");
+    let compiled = derived::compile(graph, runtime, &manifest).expect("a structure");
+    compiled.gradient.map(|it| it.graph.name).map_err(|refusal| refusal.code.slug().to_owned())
+}
+
+#[test]
+fn a_graph_that_notes_the_models_digest_is_taken() {
+    let (folder, runtime) = folder(|manifest| manifest.digest().expect("a digest"), false);
+    assert_eq!(reopened(folder.path(), &runtime), Ok("made elsewhere".to_owned()));
+}
+
+#[test]
+fn a_graph_of_another_model_is_left_alone() {
+    let (folder, runtime) = folder(|_| "0".repeat(64), false);
+    assert!(reopened(folder.path(), &runtime).is_ok_and(|name| name != "made elsewhere"));
+}
+
+#[test]
+fn a_wrong_graph_is_not_offered() {
+    let (folder, runtime) = folder(|manifest| manifest.digest().expect("a digest"), true);
+    assert_eq!(reopened(folder.path(), &runtime), Err("measured".to_owned()));
+}
