@@ -6,6 +6,7 @@
 
 mod helpers;
 mod lengths;
+mod products;
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,6 +23,8 @@ pub struct Builder {
     constants: HashMap<(Element, Vec<usize>, Vec<u8>), Value>,
     origin: String,
     element: Element,
+    /// How many nodes the forward graph has.
+    start: usize,
 }
 
 impl Builder {
@@ -31,7 +34,8 @@ impl Builder {
     pub fn new(graph: Graph, facts: Facts, active: HashSet<Value>) -> Self {
         let names = graph.names();
         let (seen, constants) = (HashMap::new(), HashMap::new());
-        Self { graph, facts, active, names, seen, constants, origin: "graph".into(), element: Element::F32 }
+        let (origin, element, start) = ("graph".into(), Element::F32, graph.nodes.len());
+        Self { graph, facts, active, names, seen, constants, origin, element, start }
     }
 
     /// The graph as it stands.

@@ -2,6 +2,7 @@
 
 use super::activity::{self, Activity};
 use super::builder::Builder;
+use super::canonize;
 use super::cut::{Cut, EMBEDS, LOGITS};
 use super::facts::Facts;
 use super::gradient;
@@ -20,10 +21,11 @@ pub const EMBEDS_GRAD: &str = "inputs_embeds_grad";
 /// Refused with every node that has no rule, or whose form its rule does not cover.
 pub fn gradient(cut: &Cut) -> Result<(Graph, Facts), Refusal> {
     let (embeds, logits): (Value, Value) = (EMBEDS.into(), LOGITS.into());
-    let Activity { values, path } = path(cut, std::slice::from_ref(&logits))?;
+    let mut cut = cut.clone();
+    canonize::recognise(&mut cut.graph, &cut.facts);
+    let Activity { values, path } = path(&cut, std::slice::from_ref(&logits))?;
     let cotangent: Value = COTANGENT.into();
-    let mut graph = cut.graph.clone();
-    let mut facts = cut.facts.clone();
+    let Cut { mut graph, mut facts } = cut;
     let ty = graph.output(LOGITS).map_or(Type::Other(Box::default()), |it| it.ty.clone());
     graph.inputs.push(Port { value: cotangent.clone(), ty });
     if let Some(fact) = facts.get(&logits).cloned() {

@@ -83,28 +83,10 @@ impl Builder {
         self.emit("MatMul", &[a, b], &[], fact)
     }
 
-    /// `α·A′·B′` over the last two axes, a prime transposing where the flag says so, the others broadcast: one
-    /// operator of ONNX Runtime's. Both operands have at least two axes.
-    pub fn product(&mut self, a: (&Value, bool), w: (&Value, bool), alpha: f64) -> Value {
-        let (left, right) = (self.shape(a.0), self.shape(w.0));
-        let (p, q) = (left.len(), right.len());
-        let mut shape = broadcast(&[&left[..p - 2], &right[..q - 2]]);
-        shape.extend([left[if a.1 { p - 1 } else { p - 2 }], right[if w.1 { q - 2 } else { q - 1 }]]);
-        let fact = Fact::new(self.fact(a.0).element, shape);
-        if !a.1 && !w.1 && alpha == 1.0 {
-            return self.emit("MatMul", &[a.0, w.0], &[], fact);
-        }
-        let flags: [(&str, Attribute); 3] = [
-            ("alpha", (alpha as f32).into()),
-            ("transA", i64::from(a.1).into()),
-            ("transB", i64::from(w.1).into()),
-        ];
-        self.import("com.microsoft");
-        self.emit_in("com.microsoft", "FusedMatMul", &[a.0, w.0], &flags, vec![fact]).swap_remove(0)
-    }
-
     /// `x` with its axes in the order `perm`.
     pub fn transpose(&mut self, x: &Value, perm: &[usize]) -> Value {
+        let (x, perm) = self.before_turning(x, perm);
+        let (x, perm) = (&x, &perm[..]);
         if perm.iter().enumerate().all(|(to, &from)| to == from) {
             return x.clone();
         }

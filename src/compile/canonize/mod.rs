@@ -1,18 +1,24 @@
-//! This file is where composite operators are taken apart, each exactly, into operators that have rules.
+//! This file is where composite operators are taken apart, each exactly, into operators that have rules; and
+//! where, in [`recognise`], exporters' spellings of one thing become one.
 //!
 //! A lowering is given one node. It answers with nodes that compute the same under the same names, or declines;
 //! a node that no lowering takes stays, and is told as a gap when a graph is derived. To add one, write a row in
 //! its family's file, with examples.
 
+mod activation;
 mod attention;
 mod draft;
 mod fused;
+mod norm;
+mod recognise;
 mod rotary;
 
 use super::facts::Facts;
 use super::graph::{Graph, Node};
 use super::ops::Misfit;
 use draft::Draft;
+
+pub use recognise::recognise;
 
 /// The tables.
 static FAMILIES: &[&[Lowering]] = &[attention::LOWERINGS, fused::LOWERINGS, rotary::LOWERINGS];

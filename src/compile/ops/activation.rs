@@ -155,58 +155,78 @@ fn selu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> 
 
 /// `dx = dy·(2/√π)·exp(−x²)`
 fn erf(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
-    let x = &node.inputs[0];
-    let bell = bell(b, x);
-    let slope = b.scale(&bell, 2.0 / PI.sqrt());
+    let slope = erf_slope(b, &node.inputs[0]);
     only(b.mul(dy, &slope))
 }
 
-/// `dx = dy·(Φ(x) + x·φ(x))`, or the same with the tanh form in the place of `Φ`
-fn gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
-    let x = &node.inputs[0];
-    only(if node.text("approximate") == Some("tanh") { gelu_tanh(b, x, dy) } else { gelu_erf(b, x, dy) })
+/// `(2/√π)·exp(−x²)`, as `exp(ln(2/√π) − x²)`
+fn erf_slope(b: &mut Builder, x: &Value) -> Value {
+    let (log, square) = (b.scalar((2.0 / PI.sqrt()).ln()), b.mul(x, x));
+    let exponent = b.sub(&log, &square);
+    b.unary("Exp", &exponent)
 }
 
-/// `dy·½(1 + erf u + (2/√π)·u·exp(−u²))`, `u = x/√2`
+/// `dx = dy·(Φ(x) + x·φ(x))`, or the same with the tanh form in the place of `Φ`. A group's own Erf or Tanh is
+/// used again.
+fn gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let x = &node.inputs[0];
+    if node.text("approximate") == Some("tanh") {
+        let t = member(node, "Tanh").map(|it| it.outputs[0].clone());
+        return only(tanh_form(b, x, t, dy));
+    }
+    let known = member(node, "Erf").map(|it| (it.inputs[0].clone(), it.outputs[0].clone()));
+    only(erf_form(b, x, known, dy))
+}
+
 pub(super) fn gelu_erf(b: &mut Builder, x: &Value, dy: &Value) -> Value {
-    let u = b.scale(x, 1.0 / SQRT_2);
-    let (erf, one) = (b.unary("Erf", &u), b.scalar(1.0));
-    let twice = b.add(&erf, &one);
-    let phi = bell(b, &u);
-    let phi = b.scale(&phi, 2.0 / PI.sqrt());
-    let rise = b.mul(&u, &phi);
+    erf_form(b, x, None, dy)
+}
+
+pub(super) fn gelu_tanh(b: &mut Builder, x: &Value, dy: &Value) -> Value {
+    tanh_form(b, x, None, dy)
+}
+
+/// `½dy·(1 + erf u + u·(2/√π)·exp(−u²))`, `u = x/√2`; `known` are `u` and `erf u`
+fn erf_form(b: &mut Builder, x: &Value, known: Option<(Value, Value)>, dy: &Value) -> Value {
+    let (u, erf) = known.unwrap_or_else(|| {
+        let u = b.scale(x, 1.0 / SQRT_2);
+        let erf = b.unary("Erf", &u);
+        (u, erf)
+    });
+    let (one, steep) = (b.scalar(1.0), erf_slope(b, &u));
+    let twice = b.forward("Add", &erf, &one);
+    let rise = b.mul(&u, &steep);
     let sum = b.add(&twice, &rise);
-    let slope = b.scale(&sum, 0.5);
-    b.mul(dy, &slope)
+    let half = b.scale_product(dy, 0.5);
+    b.mul(&half, &sum)
 }
 
 /// `y = ½x(1 + t)`, `t = tanh(c(x + 0.044715x³))`, `c = √(2/π)`:
-/// `dx = dy·½(1 + t + x(1 − t²)·c(1 + 0.134145x²))`
-pub(super) fn gelu_tanh(b: &mut Builder, x: &Value, dy: &Value) -> Value {
+/// `½dy·(1 + t + x·(1 − t²)·c(1 + 0.134145x²))`
+fn tanh_form(b: &mut Builder, x: &Value, t: Option<Value>, dy: &Value) -> Value {
     let c = (2.0 / PI).sqrt();
-    let (one, square) = (b.scalar(1.0), b.mul(x, x));
-    let cubic = b.scale(&square, c * 0.044715);
-    let factor = b.scalar(c);
-    let inner = b.add(&cubic, &factor);
-    let inner = b.mul(x, &inner);
-    let t = b.unary("Tanh", &inner);
+    let (one, factor, square) = (b.scalar(1.0), b.scalar(c), b.mul(x, x));
+    let t = t.unwrap_or_else(|| {
+        let cubic = b.scale(&square, c * 0.044715);
+        let inner = b.add(&cubic, &factor);
+        let inner = b.mul(x, &inner);
+        b.unary("Tanh", &inner)
+    });
     let t_square = b.mul(&t, &t);
     let t_slope = b.sub(&one, &t_square);
     let inner_slope = b.scale(&square, c * 3.0 * 0.044715);
     let inner_slope = b.add(&inner_slope, &factor);
     let rise = b.mul(&t_slope, &inner_slope);
     let rise = b.mul(x, &rise);
-    let sum = b.add(&t, &one);
+    let sum = b.forward("Add", &t, &one);
     let sum = b.add(&sum, &rise);
-    let slope = b.scale(&sum, 0.5);
-    b.mul(dy, &slope)
+    let half = b.scale_product(dy, 0.5);
+    b.mul(&half, &sum)
 }
 
-/// `exp(−x²)`
-fn bell(b: &mut Builder, x: &Value) -> Value {
-    let square = b.mul(x, x);
-    let exponent = b.neg(&square);
-    b.unary("Exp", &exponent)
+/// A group's member of this operator.
+pub(super) fn member<'a>(node: &'a Node, op: &str) -> Option<&'a Node> {
+    node.members.iter().find(|it| it.is(op))
 }
 
 /// `a` where `x > 0`, else `rest`

@@ -88,6 +88,9 @@ fn mul(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
 /// `da = dy/b`, `db = −dy·y/b`
 fn div(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let (lhs, rhs) = (&node.inputs[0], &node.inputs[1]);
+    if let Some(number) = b.fact(rhs).constant.as_ref().and_then(Tensor::scalar).filter(|it| it.is_normal()) {
+        return only(b.scale(dy, 1.0 / number));
+    }
     let da = b.div(dy, rhs);
     if !b.wants(rhs) {
         return only(da);

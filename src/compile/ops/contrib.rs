@@ -67,7 +67,7 @@ fn fast_gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Mis
 
 /// `y = x·σ(αx)`
 fn quick_gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
-    only(swish_slope(b, &node.inputs[0], node.float("alpha").unwrap_or(f64::from(1.702_f32)), dy))
+    only(swish_slope(b, &node.inputs[0], node.float("alpha").unwrap_or(f64::from(1.702_f32)), None, dy))
 }
 
 /// `Y = α·A′·B′`, where a prime transposes as the flags say: `dA′ = α·dY·B′ᵀ`, `dB′ = α·A′ᵀ·dY`

@@ -2,6 +2,7 @@
 
 use super::Gradient::{Rule, Stops};
 use super::Kind::{Elementwise, Metadata};
+use super::activation::member;
 use super::{Cotangents, Misfit, Operator, only};
 use crate::compile::builder::Builder;
 use crate::compile::graph::{Node, Value};
@@ -92,15 +93,26 @@ fn atanh(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit>
     only(b.div(dy, &rest))
 }
 
-/// `y = x·s`, `s = σ(αx)`: `dx = dy·s·(1 + αx·(1 − s))`
+/// `y = x·s`, `s = σ(αx)`: `dx = dy·s·(1 + αx·(1 − s))`. A group's own Sigmoid is used again.
 fn swish(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
-    only(swish_slope(b, &node.inputs[0], node.float("alpha").unwrap_or(1.0), dy))
+    let known = member(node, "Sigmoid").map(|it| (it.inputs[0].clone(), it.outputs[0].clone()));
+    only(swish_slope(b, &node.inputs[0], node.float("alpha").unwrap_or(1.0), known, dy))
 }
 
-/// `dy·s·(1 + αx·(1 − s))` with `s = σ(αx)`: the cotangent behind `x·s`.
-pub(super) fn swish_slope(b: &mut Builder, x: &Value, alpha: f64, dy: &Value) -> Value {
-    let scaled = b.scale(x, alpha);
-    let (s, one) = (b.unary("Sigmoid", &scaled), b.scalar(1.0));
+/// `dy·s·(1 + αx·(1 − s))` with `s = σ(αx)`: the cotangent behind `x·s`; `known` are `αx` and `s`.
+pub(super) fn swish_slope(
+    b: &mut Builder,
+    x: &Value,
+    alpha: f64,
+    known: Option<(Value, Value)>,
+    dy: &Value,
+) -> Value {
+    let (scaled, s) = known.unwrap_or_else(|| {
+        let scaled = b.scale(x, alpha);
+        let s = b.unary("Sigmoid", &scaled);
+        (scaled, s)
+    });
+    let one = b.scalar(1.0);
     let rest = b.sub(&one, &s);
     let rise = b.mul(&scaled, &rest);
     let sum = b.add(&rise, &one);

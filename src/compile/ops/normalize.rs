@@ -2,6 +2,7 @@
 
 use super::Gradient::Rule;
 use super::Kind::Normalization;
+use super::activation::member;
 use super::{Cotangents, Misfit, Operator};
 use crate::compile::builder::Builder;
 use crate::compile::facts::{Fact, Length};
@@ -57,12 +58,22 @@ fn layer(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit>
 fn rms(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let (x, scale) = (&node.inputs[0], &node.inputs[1]);
     let axes = axes(b, node)?;
-    let epsilon = b.scalar(node.float("epsilon").unwrap_or(1e-5));
-    let square = b.mul(x, x);
-    let mean = b.reduce_mean(&square, &axes, true);
-    let mean = b.add(&mean, &epsilon);
-    let r = b.unary("Sqrt", &mean);
-    let normal = b.div(x, &r);
+    let (r, normal) = match (member(node, "Sqrt"), node.members.last()) {
+        // A group's last member scales what is normalized already.
+        (Some(root), Some(last)) => {
+            let normal = last.inputs.iter().find(|it| *it != scale).unwrap_or(x);
+            (root.outputs[0].clone(), normal.clone())
+        }
+        _ => {
+            let epsilon = b.scalar(node.float("epsilon").unwrap_or(1e-5));
+            let square = b.mul(x, x);
+            let mean = b.reduce_mean(&square, &axes, true);
+            let mean = b.add(&mean, &epsilon);
+            let r = b.unary("Sqrt", &mean);
+            let normal = b.div(x, &r);
+            (r, normal)
+        }
+    };
     let g = b.mul(dy, scale);
     let tilt = along(b, &g, &normal, &axes);
     let rest = b.sub(&g, &tilt);

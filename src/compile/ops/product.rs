@@ -59,8 +59,12 @@ fn matmul(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit
     let a = if row { b.unsqueeze(lhs, &[0]) } else { lhs.clone() };
     let w = if column { b.unsqueeze(rhs, &[1]) } else { rhs.clone() };
     let da = b.wants(lhs).then(|| {
-        let transposed = b.transpose_last(&w);
-        let da = b.matmul(&dy, &transposed);
+        let da = if b.strided(lhs) {
+            let turned = b.product((&w, false), (&dy, true), 1.0);
+            b.transpose_last(&turned)
+        } else {
+            b.product((&dy, false), (&w, true), 1.0)
+        };
         if row { narrowed(b, &da, 1) } else { da }
     });
     let db = b.wants(rhs).then(|| {
@@ -70,7 +74,8 @@ fn matmul(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit
     Ok(vec![da, db])
 }
 
-/// `Aᵀ·dY`; for a matrix `B` under many matrices `A`, as one product over all their rows.
+/// `Aᵀ·dY`; for a matrix `B` under many matrices `A`, as one product over all their rows. Where `B` is a strided
+/// transpose, `dYᵀ·A` is, and turned: two turns of one axis order cost one.
 fn rhs_cotangent(b: &mut Builder, a: &Value, w: &Value, dy: &Value) -> Value {
     let (a_shape, dy_shape) = (b.shape(a), b.shape(dy));
     if b.rank(w) == 2 && a_shape.len() > 2 {
@@ -79,12 +84,14 @@ fn rhs_cotangent(b: &mut Builder, a: &Value, w: &Value, dy: &Value) -> Value {
         let flat_a = b.reshape_to(a, vec![rows, a_shape[a_shape.len() - 1]]);
         let flat_dy = b.reshape_to(dy, vec![rows, dy_shape[dy_shape.len() - 1]]);
         if let (Some(a), Some(dy)) = (flat_a, flat_dy) {
-            let transposed = b.transpose_last(&a);
-            return b.matmul(&transposed, &dy);
+            return b.product((&a, true), (&dy, false), 1.0);
         }
     }
-    let transposed = b.transpose_last(a);
-    b.matmul(&transposed, dy)
+    if b.strided(w) {
+        let turned = b.product((dy, true), (a, false), 1.0);
+        return b.transpose_last(&turned);
+    }
+    b.product((a, true), (dy, false), 1.0)
 }
 
 /// Takes back the axis of length one that made a vector a matrix: the last but `from_end`. What is in front of
