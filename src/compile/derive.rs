@@ -7,6 +7,7 @@ use super::cut::{Cut, EMBEDS, LOGITS};
 use super::facts::Facts;
 use super::gradient;
 use super::graph::{Graph, Node, Port, Type, Value};
+use super::narrow;
 use super::ops;
 use super::refusal::{Code, Refusal};
 use super::reverse::{Gap, reverse};
@@ -21,7 +22,7 @@ pub const EMBEDS_GRAD: &str = "inputs_embeds_grad";
 /// Refused with every node that has no rule, or whose form its rule does not cover.
 pub fn gradient(cut: &Cut) -> Result<(Graph, Facts), Refusal> {
     let (embeds, logits): (Value, Value) = (EMBEDS.into(), LOGITS.into());
-    let mut cut = cut.clone();
+    let mut cut = narrow::narrow(cut).map_or_else(|| cut.clone(), |it| it.0);
     canonize::recognise(&mut cut.graph, &cut.facts);
     let Activity { values, path } = path(&cut, std::slice::from_ref(&logits))?;
     let cotangent: Value = COTANGENT.into();

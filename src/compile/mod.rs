@@ -15,6 +15,7 @@ pub mod gradient;
 pub mod graph;
 pub mod locate;
 pub mod measure;
+pub mod narrow;
 pub mod normalise;
 pub mod onnx;
 pub mod ops;
