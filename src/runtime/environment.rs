@@ -7,7 +7,7 @@ use std::{
 
 use ort::{environment::Environment, logging::LogLevel};
 
-use super::Device;
+use super::{Device, SessionSettings};
 
 /// The loaded library with the settings that every session shares.
 #[derive(Clone)]
@@ -15,9 +15,8 @@ pub struct Runtime {
     pub(super) environment: Environment,
     /// The device of every session.
     pub device: Device,
-    /// Threads within one operator. Two one-thread sessions on small chunks beat one two-thread session
-    /// (`benches/README.md`), so this is 1 unless a caller wants one row answered soonest.
-    pub threads: usize,
+    /// How sessions are made.
+    pub settings: SessionSettings,
     /// Where the library was found.
     pub library: Arc<Path>,
 }
@@ -71,7 +70,8 @@ impl Runtime {
                 (environment, Arc::from(path.as_path()))
             }
         };
-        Ok(Self { environment, device, threads: threads.max(1), library })
+        let settings = SessionSettings { threads: threads.max(1), ..SessionSettings::default() };
+        Ok(Self { environment, device, settings, library })
     }
 }
 

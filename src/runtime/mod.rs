@@ -13,6 +13,7 @@ mod program;
 mod queue;
 mod scheduler;
 mod session;
+mod settings;
 mod tensor;
 mod threads;
 
@@ -25,5 +26,6 @@ pub use program::{Program, ProgramKind};
 pub use queue::Gauges;
 pub use scheduler::{Busy, Scheduler, SchedulerSettings};
 pub use session::{Graph, Optimise, Outlet, Session, SharedWeights, Source, Weight};
+pub use settings::SessionSettings;
 pub use tensor::{Data, Element, Tensor};
 pub use threads::granted_cores;

@@ -125,6 +125,10 @@ pub struct Session {
 pub enum Optimise {
     /// Everything: what serves requests.
     Everything,
+    /// Fusions that hold on every device (for comparison).
+    Extended,
+    /// What keeps the graph's own operators (for comparison).
+    Basic,
     /// Nothing: every tensor of the file exists (probing, reference runs).
     Nothing,
 }
@@ -212,27 +216,30 @@ fn build(
 ) -> Result<OrtSession, RuntimeError> {
     let level = match optimise {
         Optimise::Everything => GraphOptimizationLevel::All,
+        Optimise::Extended => GraphOptimizationLevel::Level2,
+        Optimise::Basic => GraphOptimizationLevel::Level1,
         Optimise::Nothing => GraphOptimizationLevel::Disable,
     };
     let plain = |error: ort::Error<ort::session::builder::SessionBuilder>| ort::Error::from(error);
+    let settings = runtime.settings;
     let mut builder = OrtSession::builder(&runtime.environment)?
         .with_optimization_level(level)
         .map_err(plain)?
-        .with_intra_threads(runtime.threads)
+        .with_intra_threads(settings.threads)
         .map_err(plain)?
         .with_inter_threads(1)
         .map_err(plain)?
         .with_parallel_execution(false)
         .map_err(plain)?
-        .with_intra_op_spinning(false)
+        .with_intra_op_spinning(settings.spinning)
         .map_err(plain)?
-        .with_memory_pattern(false)
+        .with_memory_pattern(settings.memory_pattern)
         .map_err(plain)?
         .with_prepacked_weights(&weights.packed())
         .map_err(plain)?;
     builder = match runtime.device {
         Device::Cpu => builder
-            .with_execution_providers([ort::ep::CPU::default().with_arena_allocator(false).build()])
+            .with_execution_providers([ort::ep::CPU::default().with_arena_allocator(settings.arena).build()])
             .map_err(plain)?,
         Device::Cuda(ordinal) => builder
             .with_execution_providers([CUDA::default()

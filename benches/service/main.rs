@@ -1,0 +1,49 @@
+//! The service's numbers, one section a run: `cargo bench --bench service -- [numbers|settings|soak] [--quick]`.
+//!
+//! Everything that is compared runs in turn on the same machine, and a section ends in Markdown;
+//! `scripts/bench` runs them all and keeps the sections in `benches/README.md`.
+
+mod bare;
+mod host;
+mod measure;
+mod numbers;
+mod settings;
+mod soak;
+
+use measure::{machine, table};
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|it| it != "--bench").collect();
+    if let [host, arrangement] = arguments.as_slice()
+        && host == "host"
+    {
+        return host::serve(arrangement);
+    }
+    let quick = arguments.iter().any(|it| it == "--quick");
+    let rounds = |full: usize| if quick { full.div_ceil(10) } else { full };
+    let named: Vec<&str> = arguments.iter().map(String::as_str).filter(|it| !it.starts_with("--")).collect();
+    let wanted = |name: &str| named.is_empty() || named.contains(&name);
+    let model = numbers::model();
+    println!("{}\n", machine());
+    if wanted("numbers") {
+        let host = host::Host::start(false);
+        table(&["what", "measured", "target", "met"]);
+        numbers::throughput(&model, rounds(30));
+        numbers::leave_one_out(&model, &host, rounds(300));
+        numbers::padding(&model);
+        numbers::fairness(&model, &host, rounds(300));
+        numbers::predict(&model, &host, rounds(40));
+        println!();
+    }
+    if wanted("settings") {
+        settings::sessions(&model, &numbers::masked_rows(&model, 400), rounds(20));
+        println!();
+        settings::chunks(&model, rounds(20));
+        println!();
+    }
+    if wanted("soak") {
+        soak::soak(&model, rounds(10_000) as u64);
+        println!();
+    }
+    Ok(())
+}
