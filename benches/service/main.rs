@@ -1,12 +1,18 @@
 //! The service's numbers, one section a run: `cargo bench --bench service -- [numbers|settings|soak] [--quick]`.
 //!
+//! `derive FOLDER` tells what deriving a model's gradient costs; `pass FOLDER` serves `benches/peers`.
+//!
 //! Everything that is compared runs in turn on the same machine, and a section ends in Markdown;
 //! `scripts/bench` runs them all and keeps the sections in `benches/README.md`.
 
 mod bare;
+#[allow(dead_code)]
+#[path = "../../tests/it/evaluate.rs"]
+mod evaluate;
 mod host;
 mod measure;
 mod numbers;
+mod pass;
 mod settings;
 mod soak;
 
@@ -14,10 +20,11 @@ use measure::{machine, table};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|it| it != "--bench").collect();
-    if let [host, arrangement] = arguments.as_slice()
-        && host == "host"
-    {
-        return host::serve(arrangement);
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["host", arrangement] => return host::serve(arrangement),
+        ["pass", folder] => return Ok(pass::serve(folder.as_ref())),
+        ["derive", folder] => return Ok(pass::derive(folder.as_ref())),
+        _ => {}
     }
     let quick = arguments.iter().any(|it| it == "--quick");
     let rounds = |full: usize| if quick { full.div_ceil(10) } else { full };

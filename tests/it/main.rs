@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod engine;
 mod evaluate;
 mod exported;
 mod laws;

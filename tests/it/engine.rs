@@ -1,0 +1,68 @@
+//! The engine: work that nobody waits for any more stops within a chunk.
+
+use std::time::{Duration, Instant};
+
+use explaind::runtime::{Cancel, Row, Scheduler, SchedulerSettings, Stop};
+
+use crate::support::{WORKERS, bundled};
+
+const TOKENS: usize = 25;
+const CHUNK: usize = 512;
+
+/// Rows that were evaluated when the work was stopped, and when everything had become quiet.
+struct Rows {
+    at_the_stop: u64,
+    in_the_end: u64,
+}
+
+/// Evaluates 5,000 rows until `stop` ends it, and says how far it got.
+fn stopped(deadline: Duration, stop: impl Fn(&Cancel) + Sync) -> (Stop, Rows) {
+    let model = bundled().models.find(None).expect("the bundled model is there");
+    let scheduler =
+        Scheduler::start(SchedulerSettings { workers: WORKERS, chunk_tokens: CHUNK, budget: u64::MAX });
+    let cancel = Cancel::default();
+    let deadline = Instant::now() + deadline;
+    let lane = scheduler.admit(1, deadline, cancel.clone()).expect("nothing else was admitted");
+    let rows = |scheduler: &Scheduler| scheduler.gauges().rows;
+    let (ended, at_the_stop) = std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| {
+            while rows(&scheduler) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            stop(&cancel);
+            while !cancel.is_cancelled() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            rows(&scheduler)
+        });
+        let many = (0..5000).map(|number| Row::of(vec![1000 + number % 50; TOKENS], None)).collect();
+        (lane.evaluate(&model.forward, many), stopping.join().expect("the watcher ends"))
+    });
+    let mut in_the_end = rows(&scheduler);
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = rows(&scheduler);
+        if now == in_the_end {
+            break;
+        }
+        in_the_end = now;
+    }
+    (ended.expect_err("5,000 rows take longer"), Rows { at_the_stop, in_the_end })
+}
+
+/// Every worker may end the chunk that it has begun.
+const MOST: u64 = (WORKERS * CHUNK / TOKENS) as u64;
+
+#[test]
+fn after_a_cancellation_no_worker_begins_another_chunk() {
+    let (stop, rows) = stopped(Duration::from_secs(60), Cancel::cancel);
+    assert_eq!(stop, Stop::Cancelled);
+    assert!(rows.in_the_end - rows.at_the_stop <= MOST, "{} then {}", rows.at_the_stop, rows.in_the_end);
+}
+
+#[test]
+fn after_the_deadline_no_worker_begins_another_chunk() {
+    let (stop, rows) = stopped(Duration::from_millis(400), |_| {});
+    assert_eq!(stop, Stop::Deadline);
+    assert!(rows.in_the_end - rows.at_the_stop <= MOST, "{} then {}", rows.at_the_stop, rows.in_the_end);
+}
