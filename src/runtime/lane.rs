@@ -164,9 +164,8 @@ impl Lane {
                 reply: reply.clone(),
             })
             .collect();
-        let count = chunks.len();
         self.shared.submit(self.id, chunks);
-        Batch { answers, count }
+        Batch { answers, rows: lengths.len() }
     }
 
     fn collect(
@@ -176,7 +175,8 @@ impl Lane {
         mut sink: impl FnMut(usize, RowOut),
     ) -> Result<(), Stop> {
         let mut first_wait = None;
-        for _ in 0..batch.count {
+        let mut missing = batch.rows;
+        while missing > 0 {
             let served = match self.wait(&batch.answers) {
                 Ok(served) => served,
                 Err(stop) => {
@@ -191,6 +191,7 @@ impl Lane {
                 spent.queued = spent.queued + served.waited - first_wait.unwrap_or_default();
                 first_wait = Some(served.waited);
             }
+            missing -= served.places.len();
             let outs = match served.outcome {
                 Ok(outs) => outs,
                 Err(stop) => {
@@ -232,7 +233,8 @@ impl Drop for Lane {
     }
 }
 
+/// Rows that were handed over together.
 struct Batch {
     answers: Receiver<Served>,
-    count: usize,
+    rows: usize,
 }

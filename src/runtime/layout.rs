@@ -269,11 +269,11 @@ fn trim(from: &[f32], padded: &[usize], dims: &[Dim], length: usize, left: bool)
         Dim::Sequence => (0, length),
         Dim::Fixed(size) => (0, size),
     };
-    let rows = from[start * stride..(start + count) * stride].chunks(stride.max(1));
+    let own = &from[start * stride..(start + count) * stride];
     if dims[1..].contains(&Dim::Sequence) {
-        rows.flat_map(|it| trim(it, rest, &dims[1..], length, left)).collect()
+        own.chunks(stride.max(1)).flat_map(|it| trim(it, rest, &dims[1..], length, left)).collect()
     } else {
-        rows.flatten().copied().collect()
+        own.to_vec()
     }
 }
 

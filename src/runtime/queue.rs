@@ -61,8 +61,8 @@ impl<T> Queue<T> {
     }
 
     /// Takes the next chunk of the lane that was served least; the oldest lane breaks a tie.
-    pub(super) fn pop(&mut self) -> Option<T> {
-        let (_, waiting) = self
+    pub(super) fn pop(&mut self) -> Option<(u64, T)> {
+        let (&lane, waiting) = self
             .lanes
             .iter_mut()
             .filter(|(_, it)| !it.chunks.is_empty())
@@ -71,7 +71,15 @@ impl<T> Queue<T> {
         self.clock = self.clock.max(waiting.served);
         waiting.served += cost;
         self.depth -= 1;
-        Some(chunk)
+        Some((lane, chunk))
+    }
+
+    /// Puts the part of a chunk that is not run yet back, before everything else of its lane.
+    pub(super) fn put_back(&mut self, lane: u64, cost: u64, chunk: T) {
+        let Some(waiting) = self.lanes.get_mut(&lane) else { return };
+        waiting.served -= cost.min(waiting.served);
+        waiting.chunks.push_front((cost, chunk));
+        self.depth += 1;
     }
 
     /// Forgets a lane and hands back what it still had waiting.
@@ -91,8 +99,12 @@ impl<T> Queue<T> {
 mod tests {
     use super::*;
 
+    fn next(queue: &mut Queue<&'static str>) -> Option<&'static str> {
+        queue.pop().map(|(_, chunk)| chunk)
+    }
+
     fn drain(queue: &mut Queue<&'static str>) -> String {
-        std::iter::from_fn(|| queue.pop()).collect()
+        std::iter::from_fn(|| next(queue)).collect()
     }
 
     #[test]
@@ -115,21 +127,33 @@ mod tests {
     fn a_newcomer_waits_for_one_chunk_only() {
         let mut queue = Queue::new();
         (0..500).for_each(|_| queue.push(1, 10, "a"));
-        (0..400).for_each(|_| assert_eq!(queue.pop(), Some("a")));
+        (0..400).for_each(|_| assert_eq!(next(&mut queue), Some("a")));
         queue.push(2, 10, "b");
-        assert_eq!([queue.pop(), queue.pop()].concat_names(), "ab");
+        assert_eq!([next(&mut queue), next(&mut queue)].concat_names(), "ab");
     }
 
     #[test]
     fn idle_time_is_no_credit() {
         let mut queue = Queue::new();
         queue.push(1, 10, "a");
-        assert_eq!(queue.pop(), Some("a"));
+        assert_eq!(next(&mut queue), Some("a"));
         (0..50).for_each(|_| queue.push(2, 10, "b"));
-        (0..40).for_each(|_| assert_eq!(queue.pop(), Some("b")));
+        (0..40).for_each(|_| assert_eq!(next(&mut queue), Some("b")));
         (0..40).for_each(|_| queue.push(1, 10, "a"));
-        let next: String = (0..6).filter_map(|_| queue.pop()).collect();
+        let next: String = (0..6).filter_map(|_| next(&mut queue)).collect();
         assert_eq!(next.matches('b').count(), 3, "{next}");
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first_and_is_not_charged() {
+        let mut queue = Queue::new();
+        queue.push(1, 40, "whole");
+        queue.push(1, 10, "next");
+        queue.push(2, 20, "other");
+        assert_eq!(queue.pop(), Some((1, "whole")));
+        queue.put_back(1, 30, "rest");
+        assert_eq!(queue.depth(), 3);
+        assert_eq!(drain(&mut queue), "otherrestnext");
     }
 
     #[test]

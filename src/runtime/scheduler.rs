@@ -81,6 +81,10 @@ pub(super) struct Served {
 /// more: one gradient row is priced as this many forward rows.
 const GRADIENT_COST: u64 = 3;
 
+/// While several requests are inside, a chunk is cut to this part of its budget: who comes next waits for
+/// chunks that have begun, and long ones would make a short request many times slower.
+const SHARED_GRAIN: usize = 4;
+
 impl ProgramKind {
     /// Cost of one row of this kind, in forward rows.
     pub const fn cost(self) -> u64 {
@@ -202,7 +206,12 @@ impl Shared {
             if self.stopping.load(Ordering::Acquire) {
                 return None;
             }
-            if let Some(chunk) = state.queue.pop() {
+            if let Some((lane, mut chunk)) = state.queue.pop() {
+                if state.admitted.len() > 1
+                    && let Some(rest) = chunk.split(self.settings.chunk_tokens / SHARED_GRAIN)
+                {
+                    state.queue.put_back(lane, rest.cost(), rest);
+                }
                 return Some(chunk);
             }
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -230,6 +239,24 @@ impl Shared {
 }
 
 impl Chunk {
+    /// Keeps the first rows that fit into `tokens`, at least one, and gives the rest, if there is one.
+    fn split(&mut self, tokens: usize) -> Option<Self> {
+        let longest = self.rows.iter().map(Row::len).max().unwrap_or(0);
+        let keep = (tokens / longest.max(1)).max(1);
+        if keep >= self.rows.len() {
+            return None;
+        }
+        Some(Self {
+            program: self.program.clone(),
+            rows: self.rows.split_off(keep),
+            places: self.places.split_off(keep),
+            cancel: self.cancel.clone(),
+            deadline: self.deadline,
+            submitted: self.submitted,
+            reply: self.reply.clone(),
+        })
+    }
+
     /// Computed tokens, padding included.
     fn tokens(&self) -> u64 {
         let longest = self.rows.iter().map(Row::len).max().unwrap_or(0);

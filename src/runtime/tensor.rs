@@ -1,5 +1,7 @@
 //! Where our tensors become ONNX Runtime's values, and back.
 
+use std::borrow::Cow;
+
 use half::f16;
 use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType};
 
@@ -65,10 +67,10 @@ impl Tensor {
         Self { dims: dims.into(), data: Data::I64(values) }
     }
 
-    /// The values as floats, converted from any element type.
-    pub fn to_f32(&self) -> Vec<f32> {
+    /// The values as floats, converted from any element type; floats are not copied.
+    pub fn to_f32(&self) -> Cow<'_, [f32]> {
         match &self.data {
-            Data::F32(it) => it.clone(),
+            Data::F32(it) => it.into(),
             Data::F16(it) => it.iter().map(|v| v.to_f32()).collect(),
             Data::F64(it) => it.iter().map(|&v| v as f32).collect(),
             Data::I64(it) => it.iter().map(|&v| v as f32).collect(),
