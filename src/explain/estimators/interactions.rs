@@ -20,6 +20,10 @@ const EVEN_REACH: [f64; 3] = [1.2, 2.4, 3.6];
 const GRADED_REACH: [f64; 4] = [1.2, 2.4, 3.6, 6.0];
 /// Unstructured variance tried, relative to the interactions' own.
 const NOISE: [f64; 6] = [1e-4, 1e-2, 1e-1, 1.0, 1e1, 1e2];
+/// Beyond this many players each trial is dear, and fewer are made.
+const MANY_PLAYERS: usize = 128;
+const FEW_REACHES: [f64; 1] = [2.4];
+const FEW_NOISES: [f64; 3] = [1e-2, 1.0, 1e2];
 /// Rows on which reach and noise are chosen.
 const TRIAL_ROWS: usize = 256;
 /// The part of a player's reach that does not depend on how important it looks.
@@ -57,13 +61,15 @@ pub(super) fn fit(players: usize, pairs: &[Coalition], halves: &[f64], full: f64
     let trial_count = pairs.len().min(TRIAL_ROWS.max(2 * players));
     let (trial_rows, trial) = rows(pairs.len() as f64 / trial_count as f64);
 
+    let many = players > MANY_PLAYERS;
+    let noises = if many { &FEW_NOISES[..] } else { &NOISE };
     let choose = |grades: &[f64], reaches: &[f64]| {
         reaches
             .iter()
             .filter_map(|reach| {
                 let kernel = Kernel::new(grades.iter().map(|grade| grade * reach / players as f64).collect());
                 let covariance = kernel.between(&trial_rows, &trial_rows);
-                NOISE
+                noises
                     .iter()
                     .filter_map(|&noise| {
                         let fitted = Fitted::new(&covariance, &trial_rows, &trial, noise)?;
@@ -74,14 +80,15 @@ pub(super) fn fit(players: usize, pairs: &[Coalition], halves: &[f64], full: f64
             })
             .max_by(|a, b| a.0.total_cmp(&b.0))
     };
-    let (even_likelihood, even_noise, even) = choose(&vec![1.0; players], &EVEN_REACH)?;
+    let (even_likelihood, even_noise, even) =
+        choose(&vec![1.0; players], if many { &FEW_REACHES } else { &EVEN_REACH })?;
     let first = Fitted::new(&even.between(&trial_rows, &trial_rows), &trial_rows, &trial, even_noise)?
         .values(&even, &trial_rows);
     let importance = (first.iter().map(|value| value * value).sum::<f64>() / players as f64).sqrt();
     let graded = (importance > 0.0).then(|| {
         let grades: Vec<f64> =
             first.iter().map(|value| FLOOR + (1.0 - FLOOR) * value.abs() / importance).collect();
-        choose(&grades, &GRADED_REACH)
+        choose(&grades, if many { &FEW_REACHES } else { &GRADED_REACH })
     });
     let (noise, kernel) = match graded.flatten() {
         Some((likelihood, noise, kernel)) if likelihood > even_likelihood => (noise, kernel),

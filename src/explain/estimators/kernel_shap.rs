@@ -356,6 +356,17 @@ mod tests {
     }
 
     #[test]
+    fn a_long_text_is_estimated_and_adds_up() {
+        let worth =
+            |c: &Coalition| (c.members().take(40).map(|m| 0.1 * (m % 7) as f64 - 0.2).sum::<f64>()).tanh();
+        for (players, samples) in [(150, 700), (300, 600)] {
+            let run = kernel_shap(&mut Function::new(players, worth), &options(samples)).unwrap();
+            assert!(run.estimate.efficiency_gap(0).abs() < 1e-9);
+            assert!(run.estimate.values[0].iter().all(|value| value.is_finite()));
+        }
+    }
+
+    #[test]
     fn a_budget_below_twice_the_players_is_refused() {
         let refusal = kernel_shap(&mut Function::new(12, golden::rough), &options(23)).unwrap_err();
         assert_eq!(refusal.to_string(), "samples is 23, must be at least 24, twice the number of features");
