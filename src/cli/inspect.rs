@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::{
-    compile::{Compiled, refusal::Refusal},
+    compile::{Compiled, narrow, refusal::Refusal},
     explain::registry::METHODS,
     model::{Manifest, derived, graphs},
     runtime::{Device, Runtime},
@@ -64,6 +64,9 @@ fn structure(compiled: &Compiled) {
         println!("  neurons {:<7} {} ({} units)", layer + 1, neurons.value, neurons.width);
     }
     println!("  pooling         {:?}", anatomy.pooling);
+    if let Some((_, saving)) = narrow::narrow(&compiled.forward) {
+        println!("  spared          {:.0} % of the products, in derived graphs", 100.0 * saving.part);
+    }
     if compiled.raised {
         println!("  precision       float16, raised to float32 for derived graphs");
     }

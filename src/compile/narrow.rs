@@ -76,6 +76,9 @@ fn picked(node: &Node, facts: &Facts) -> Option<(usize, i64)> {
     (axis == 1 && fact.rank() == 3 && fact.shape[1].constant().is_none()).then_some((axis, position))
 }
 
+/// Steps from a Shape to the Reshapes that read it.
+const LONGEST: usize = 6;
+
 /// Which operands of which nodes need one position only.
 struct Plan {
     position: i64,
@@ -124,6 +127,9 @@ impl Plan {
             if node.subgraphs().next().is_some() {
                 return None;
             }
+            if node.is("Shape") && self.is_moot(graph, &node.outputs[0], readers, LONGEST) {
+                continue;
+            }
             for (place, operand) in node.inputs.iter().enumerate() {
                 if operand == value {
                     let axis = *self.reads.get(&(reader, place))?;
@@ -134,6 +140,28 @@ impl Plan {
             }
         }
         found
+    }
+
+    /// Is a list of lengths read by nothing but Reshapes whose targets are written anew?
+    fn is_moot(
+        &self,
+        graph: &Graph,
+        list: &Value,
+        readers: &HashMap<Value, Vec<usize>>,
+        depth: usize,
+    ) -> bool {
+        let places = readers.get(list).map_or(&[][..], |it| it);
+        let moot = |&reader: &usize| {
+            let node = &graph.nodes[reader];
+            let lists = ["Gather", "Slice", "Unsqueeze", "Squeeze", "Concat", "Cast", "Identity"];
+            if node.is("Reshape") {
+                return self.nodes.contains_key(&reader) && node.inputs[0] != *list;
+            }
+            depth > 0
+                && lists.iter().any(|it| node.is(it))
+                && self.is_moot(graph, &node.outputs[0], readers, depth - 1)
+        };
+        graph.output(list).is_none() && places.iter().all(moot)
     }
 
     fn apply(&self, cut: &Cut) -> Cut {
@@ -420,6 +448,14 @@ mod tests {
     fn a_softmax_over_positions_stays_whole() {
         let text = "a = MatMul(x, w); p = Softmax(a) {axis: 1}; y = Gather(p, 0) {axis: 1}";
         assert!(narrow(&cut(text, &[picked()])).is_none());
+    }
+
+    #[test]
+    fn a_reshape_to_a_value_s_own_shape_does_not_hold_it_back() {
+        let list = vec![Length::fixed(3)];
+        let text = "a = MatMul(x, w); l = Shape(a); r = Reshape(a, l); y = Gather(r, 0) {axis: 1}";
+        let (narrowed, saving) = narrow(&cut(text, &[("l", list), picked()])).unwrap();
+        assert!(saving.part > 0.9 && !narrowed.graph.nodes.iter().any(|it| it.is("Shape")));
     }
 
     #[test]

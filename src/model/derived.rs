@@ -11,6 +11,7 @@ use crate::{
         anatomy::Anatomy,
         graph::{Element as Stored, Graph as Ir, Tensor as Constant},
         measure::Measures,
+        narrow,
         onnx::note::note,
         probe::{Batch, Hints},
         refusal::Refusal,
@@ -94,7 +95,9 @@ pub(super) fn gradient(compiled: &Compiled, bench: &Bench<'_>) -> Result<Gradien
     let table = compiled.graph.initializers.get(&compiled.embedding.table).and_then(Constant::to_f32);
     let words = Words::new(table.unwrap_or_default(), hidden);
     let gradient = program(&derived.graph, ProgramKind::Gradient, bench, hidden)?;
-    let embedded = program(&compiled.forward.graph, ProgramKind::Forward, bench, hidden)?;
+    let lean = narrow::narrow(&compiled.forward).map(|it| it.0.graph);
+    let forward = lean.as_ref().unwrap_or(&compiled.forward.graph);
+    let embedded = program(forward, ProgramKind::Forward, bench, hidden)?;
     let (anatomy, measures) = (compiled.anatomy.clone(), derived.measures);
     Ok(GradientGraph { gradient, embedded, words, anatomy, measures })
 }
