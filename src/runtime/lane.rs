@@ -220,6 +220,8 @@ impl Lane {
                 Ok(served) => return Ok(served),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
+                    // A sibling thread of this request may have been the first to see it end.
+                    self.check()?;
                     return Err(Stop::Failed("the workers have stopped".to_owned()));
                 }
             }

@@ -239,9 +239,9 @@ async fn sigterm_drains_in_order_and_exits_with_zero() {
 
 #[tokio::test]
 async fn sigint_lets_a_running_answer_finish_and_exits_with_zero() {
-    let mut service = Running::start(&["--drain-delay-ms=0", "--drain-limit-ms=20000"]);
+    let mut service = Running::start(&["--drain-delay-ms=0", "--drain-limit-ms=60000"]);
     let (url, client) = (service.url("/explain/leave-one-out"), service.client.clone());
-    let body = json!({ "inputs": "good ".repeat(150) });
+    let body = json!({ "inputs": "good ".repeat(100), "timeout_ms": 60_000 });
     let running = tokio::spawn(async move { client.post(url).json(&body).send().await.expect("an answer") });
     while service.metric("explaind_in_flight").await < 1.0 {}
     service.signal("INT");
