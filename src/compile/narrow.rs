@@ -236,7 +236,7 @@ impl Writer {
         let row = self.names.fresh(&format!("{value}/row"));
         let end = if position == -1 { i64::MAX } else { position + 1 };
         let bounds = [position, end, axis as i64].map(|it| self.ints(facts, it));
-        let inputs = [&[value.clone()], &bounds[..]].concat();
+        let inputs = [std::slice::from_ref(value), &bounds[..]].concat();
         let mut node = Node::new("Slice", &inputs, std::slice::from_ref(&row));
         node.name = row.to_string();
         graph.nodes.push(node);

@@ -16,6 +16,7 @@ mod process;
 mod reader;
 mod routes;
 mod service;
+mod shapes;
 mod support;
 mod surrogate;
 mod zoo;

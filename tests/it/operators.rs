@@ -60,7 +60,7 @@ fn learn(graph: &Graph, batch: &Batch) -> Result<Facts, String> {
 
 /// The largest difference between the rule's cotangents and central differences, of a random weighing of all
 /// results.
-fn worst_gap(text: &str, opset: i64) -> Result<f64, String> {
+pub(crate) fn worst_gap(text: &str, opset: i64) -> Result<f64, String> {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut example = Example::parse(text).map_err(|error| error.to_string())?;
     example.graph.opsets.insert(String::new(), opset);

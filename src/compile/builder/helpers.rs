@@ -141,11 +141,22 @@ impl Builder {
             return x.clone();
         }
         let (from, to) = (self.shape(x), self.shape(like));
-        let target = match constant_target(&from, &to) {
-            Some(target) => self.ints(&target),
-            None => self.shape_of(like),
-        };
-        self.reshape(x, &target, to)
+        match constant_target(&from, &to) {
+            Some(target) => {
+                let target = self.ints(&target);
+                self.reshape(x, &target, to)
+            }
+            None => {
+                let target = self.shape_of(like);
+                self.reshape_exactly(x, &target, to)
+            }
+        }
+    }
+
+    /// `x` reshaped to a list of lengths, where 0 is the length zero.
+    pub fn reshape_exactly(&mut self, x: &Value, lengths: &Value, shape: Shape) -> Value {
+        let fact = Fact::new(self.fact(x).element, shape);
+        self.emit("Reshape", &[x, lengths], &[("allowzero", 1.into())], fact)
     }
 
     /// `x` reshaped to a target computed elsewhere, which leads to `shape`.

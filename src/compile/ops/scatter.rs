@@ -173,7 +173,7 @@ fn tile(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> 
         shape.push(short[axis]);
     }
     let target = b.joined(&lists);
-    let split = b.reshape(dy, &target, shape);
+    let split = b.reshape_exactly(dy, &target, shape);
     let axes: Vec<usize> = (0..short.len()).map(|axis| 2 * axis).collect();
     only(b.reduce_sum(&split, &axes, false))
 }
