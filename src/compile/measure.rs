@@ -63,7 +63,18 @@ pub fn measure(
     }
     let padding = paddings(original, &batch, hints);
     batches.extend(padding.iter().flatten().cloned());
-    let answers = floats(run(&model, &batches)?)?;
+    let answers = match run(&model, &batches).and_then(floats) {
+        Err(refusal) if !fixed_batch => {
+            // Some exports run one row at a time only; what is derived from them may run more.
+            let counts: Vec<usize> = batches.iter().map(|it| it[0].1.dims()[0]).collect();
+            let apart = batches.iter().zip(&counts);
+            let apart = apart.flat_map(|(it, &count)| (0..count).map(move |row| rows(it, row, 1)));
+            let single = run(&model, &apart.collect::<Vec<_>>()).and_then(floats).map_err(|_| refusal)?;
+            let mut single = single.into_iter();
+            counts.iter().map(|&count| single.by_ref().take(count).flatten().collect()).collect()
+        }
+        answers => answers?,
+    };
     let size = largest(&answers[0]);
     let width = answers[0].len() / batch[0].1.dims()[0].max(1);
     let alone = if fixed_batch { 0.0 } else { gap(&answers[1..=ROWS].concat(), &answers[0]) / size };

@@ -250,6 +250,22 @@ fn fused_exports_are_taken_apart_and_differentiated() {
 }
 
 #[test]
+fn an_export_that_runs_one_row_at_a_time_gets_a_gradient_for_many() {
+    let mut graph = read(fs::read(zoo("ops/rotary_op.onnx")).unwrap().into(), &no_external).unwrap();
+    // The caches of the operator get a batch of one, which ONNX Runtime does not broadcast.
+    for node in graph.nodes.iter_mut().filter(|it| it.op == "Concat" && &*it.inputs[0] == "t4") {
+        node.inputs.splice(0..1, ["one".into(), "tokens".into()]);
+    }
+    for (name, value) in [("one", 1), ("two", 2)] {
+        graph.initializers.insert(name.into(), Tensor::from_i64(&[1], &[value]));
+    }
+    graph.nodes.push(Node::new("Slice", &["t4".into(), "one".into(), "two".into()], &["tokens".into()]));
+    graph.sort().unwrap();
+    let compiled = Compiled::open(graph, &Hints::default(), &evaluate).unwrap();
+    assert!(compiled.gradient.is_ok(), "{:?}", compiled.gradient.err());
+}
+
+#[test]
 fn half_precision_models_are_differentiated_in_single_precision() {
     for name in ["bert-fp16", "bert-fp16-keepio"] {
         let folder = zoo("refuse").join(name);
