@@ -21,6 +21,7 @@ SHORT = [
     "Nothing about this remake suggests that anyone enjoyed the original series.",
     "The acting is fine but the story never finds its reason.",
 ]
+LONG = 15000
 BUDGETS = (128, 192, 256, 384, 512, 768, 1000)
 
 
@@ -101,7 +102,7 @@ def lime(peer, service, rounds):
         # The service's features, in the order of the text, are lime's words.
         parameters = {"operation": "delete"}
         long = scores(service.explain("lime", text, target="positive", output="probability", seed=99,
-                                      parameters={**parameters, "samples": 15000}))
+                                      parameters={**parameters, "samples": LONG}))
         found = []
         for _ in range(3):
             library()
