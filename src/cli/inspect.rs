@@ -8,7 +8,7 @@ use crate::{
     compile::{Compiled, narrow, refusal::Refusal},
     explain::registry::METHODS,
     model::{Manifest, derived, graphs},
-    runtime::{Device, Runtime},
+    runtime::{Device, Runtime, SharedWeights},
 };
 
 /// What to look at.
@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &Inspect) -> anyhow::Result<()> {
     };
     println!("  nodes           {}", graph.nodes.len());
     println!("  opset           {}", graph.opset());
-    match derived::compile(graph, &runtime, &manifest) {
+    match derived::compile(graph, &runtime, &SharedWeights::default(), &manifest) {
         Ok(compiled) => {
             structure(&compiled);
             methods(compiled.gradient.as_ref().err())
@@ -104,5 +104,5 @@ pub(super) fn compiled(folder: &Path) -> anyhow::Result<Compiled> {
     let runtime = Runtime::load(Device::Cpu, 1)?;
     let manifest = Manifest::read(folder, None)?;
     let graph = graphs::read(&manifest.graph).map_err(anyhow::Error::msg)?;
-    Ok(derived::compile(graph, &runtime, &manifest)?)
+    Ok(derived::compile(graph, &runtime, &SharedWeights::default(), &manifest)?)
 }

@@ -23,7 +23,6 @@ mod precision;
 pub mod probe;
 pub mod refusal;
 pub mod reverse;
-pub mod widen;
 
 use anatomy::Anatomy;
 use cut::Cut;

@@ -1,5 +1,7 @@
 //! This file is where graphs of many opsets become graphs of two dialects: opset 17, and 18 and later.
 
+use std::collections::HashMap;
+
 use super::facts::Facts;
 use super::graph::{Attribute, Element, Graph, Node, Tensor, Value};
 use super::onnx::OLDEST_OPSET;
@@ -8,14 +10,12 @@ use super::refusal::{Code, Refusal};
 /// The version that older graphs are raised to.
 const RAISED: i64 = 17;
 
-/// Constants become initializers, copies of constants become their original, and opsets before 17 are raised.
+/// Constants and their copies become [`weights`], and opsets before 17 are raised.
 ///
 /// Below opset 13 a Softmax flattened everything behind its axis, which is the same on the last axis alone; the
 /// results of such nodes with another axis are answered, for the caller to check once ranks are known.
 pub fn normalise(graph: &mut Graph) -> Result<Vec<Value>, Refusal> {
-    constants(graph);
-    copies(graph);
-    graph.prune();
+    weights(graph);
     let opset = graph.opset();
     if opset < OLDEST_OPSET {
         return Err(Refusal::new(Code::Opset, format!("opset {opset} is older than {OLDEST_OPSET}")));
@@ -28,6 +28,17 @@ pub fn normalise(graph: &mut Graph) -> Result<Vec<Value>, Refusal> {
         graph.opsets.insert(String::new(), RAISED);
     }
     Ok(flattening)
+}
+
+/// Constants become initializers, copies of constants their original, and half-precision constants that the
+/// graph widens become float32. What is not needed goes.
+///
+/// Done before a graph is opened, so that all graphs of a model have the same initializers: ONNX Runtime would
+/// fold these nodes too, but in every session anew, and sessions could not share them.
+pub fn weights(graph: &mut Graph) {
+    constants(graph);
+    copies(graph);
+    graph.prune();
 }
 
 /// Refuses results of [`normalise`] whose axis turned out not to be the last.
@@ -70,26 +81,34 @@ fn constant(node: &Node) -> Option<Tensor> {
     }
 }
 
-/// `Identity` of an initializer, as another name for the same bytes; and `Cast` of one from half precision to
-/// float32, the form in which files are kept small.
+/// `Identity` of an initializer is read under the initializer's own name; and `Cast` of one from half precision
+/// to float32, the form in which files are kept small, becomes its values.
 fn copies(graph: &mut Graph) {
+    let mut originals: HashMap<Value, Value> = HashMap::new();
     let nodes = std::mem::take(&mut graph.nodes);
     for node in nodes {
-        let source = node.inputs.first().and_then(|it| graph.initializers.get(it));
+        let source = node.inputs.first().map(|it| originals.get(it).unwrap_or(it));
+        let held = source.and_then(|it| Some((it, graph.initializers.get(it)?)));
         let half = |it: &&Tensor| matches!(it.element(), Element::F16 | Element::BF16);
-        let copy = match node.op.as_str() {
-            "Identity" => source.cloned(),
-            "Cast" if node.int("to") == Some(i64::from(Element::F32.code())) => {
-                source.filter(half).and_then(single)
+        match (node.op.as_str(), held, node.output(0).cloned()) {
+            ("Identity", Some((source, _)), Some(copy))
+                if node.domain.is_empty() && graph.output(&copy).is_none() =>
+            {
+                originals.insert(copy, source.clone());
             }
-            _ => None,
-        };
-        match (copy, node.output(0)) {
-            (Some(tensor), Some(output)) if node.domain.is_empty() => {
-                graph.initializers.insert(output.clone(), tensor);
+            ("Cast", Some((_, tensor)), Some(wide))
+                if node.domain.is_empty() && node.int("to") == Some(i64::from(Element::F32.code())) =>
+            {
+                match Some(tensor).filter(half).and_then(single) {
+                    Some(tensor) => drop(graph.initializers.insert(wide, tensor)),
+                    None => graph.nodes.push(node),
+                }
             }
             _ => graph.nodes.push(node),
         }
+    }
+    if !originals.is_empty() {
+        graph.rename(&originals);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         narrow,
         onnx::note::note,
         probe::{Batch, Hints},
-        refusal::Refusal,
+        refusal::{Code, Refusal},
     },
     runtime::{
         Data, Dim, Element, InputSlot, Layout, Optimise, OutputSlot, Padding, Program, ProgramKind, Role,
@@ -54,13 +54,18 @@ pub(super) struct Bench<'a> {
     pub layout: &'a Layout,
 }
 
-/// Finds a model's structure and derives its graphs. A `gradient.onnx` in the folder is taken instead of
+/// Finds a model's structure and derives its graphs; sessions that probe and measure share `weights`. A `gradient.onnx` in the folder is taken instead of
 /// deriving one when it carries the model's digest; it is measured like a derived one.
 ///
 /// # Errors
 /// The compiler's refusal, every node that stands in the way.
-pub fn compile(graph: Ir, runtime: &Runtime, manifest: &Manifest) -> Result<Compiled, Refusal> {
-    let evaluate = |graph: &Ir, batches: &[Batch]| evaluate(runtime, graph, batches);
+pub fn compile(
+    graph: Ir,
+    runtime: &Runtime,
+    weights: &SharedWeights,
+    manifest: &Manifest,
+) -> Result<Compiled, Refusal> {
+    let evaluate = |graph: &Ir, batches: &[Batch]| evaluate(runtime, weights, graph, batches);
     let hints = Hints { pad: manifest.special.pad.map(i64::from), eos: manifest.special.sep.map(i64::from) };
     match exported(manifest) {
         Some(gradient) => Compiled::with_gradient(graph, gradient, &hints, &evaluate),
@@ -130,7 +135,7 @@ fn program(
         }
     };
     let inputs = graph.inputs.iter().map(input).collect::<Option<Vec<_>>>().ok_or_else(|| {
-        unavailable("input", "the derived graph has an input that the model does not have".to_owned())
+        unavailable(Code::Input, "the derived graph has an input that the model does not have".to_owned())
     })?;
     let mut outputs = vec![OutputSlot { name: "logits".to_owned(), dims: labels }];
     if kind == ProgramKind::Gradient {
@@ -143,34 +148,35 @@ fn program(
     let layout = Layout { inputs, outputs, padding };
     Program::open(bench.runtime, &graphs::runnable(graph), bench.weights, kind, layout, bench.workers)
         .map(Arc::new)
-        .map_err(|error| unavailable("run", error.to_string()))
+        .map_err(|error| unavailable(Code::Run, error.to_string()))
 }
 
 pub(super) fn refused(refusal: Refusal) -> Unavailable {
     let operators = refusal.gaps.iter().map(|gap| format!("{} ({}): {}", gap.operator, gap.node, gap.reason));
-    Unavailable { operators: operators.collect(), ..unavailable(refusal.code.slug(), refusal.reason.clone()) }
+    Unavailable { operators: operators.collect(), ..unavailable(refusal.code, refusal.reason.clone()) }
 }
 
-pub(super) fn unavailable(code: &str, reason: String) -> Unavailable {
+pub(super) fn unavailable(code: Code, reason: String) -> Unavailable {
     Unavailable {
         method: None,
-        code: code.to_owned(),
+        code: code.slug().to_owned(),
         reason,
         operators: Vec::new(),
-        advice:
-            "Export the model in float32 with torch.onnx.export or Optimum, without quantisation and with \
-                 dynamic batch and sequence axes. Perturbation and surrogate methods work as they are."
-                .to_owned(),
+        advice: format!("{}; perturbation and surrogate methods work as they are", code.advice()),
     }
 }
 
 /// Runs a graph as it is on every batch: the compiler's eyes.
-fn evaluate(runtime: &Runtime, graph: &Ir, batches: &[Batch]) -> Result<Vec<Vec<Option<Constant>>>, String> {
+fn evaluate(
+    runtime: &Runtime,
+    weights: &SharedWeights,
+    graph: &Ir,
+    batches: &[Batch],
+) -> Result<Vec<Vec<Option<Constant>>>, String> {
     let outputs: Vec<String> = graph.outputs.iter().map(|it| it.value.to_string()).collect();
     let say = |error: crate::runtime::RuntimeError| error.to_string();
     let runnable = graphs::runnable(graph);
-    let mut session =
-        Session::open(runtime, &runnable, &SharedWeights::default(), Optimise::Nothing).map_err(say)?;
+    let mut session = Session::open(runtime, &runnable, weights, Optimise::Nothing).map_err(say)?;
     let mut answers = Vec::with_capacity(batches.len());
     for batch in batches {
         let inputs = batch

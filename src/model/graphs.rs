@@ -36,7 +36,7 @@ pub fn read(path: &Path) -> Result<compile::graph::Graph, String> {
         Ok(data.into())
     };
     let mut graph = compile::onnx::read::read(bytes.into(), &fetch).map_err(|error| error.to_string())?;
-    compile::widen::widen(&mut graph);
+    compile::normalise::weights(&mut graph);
     Ok(graph)
 }
 

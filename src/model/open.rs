@@ -7,6 +7,7 @@ use super::{
     manifest::Side,
     text::{Tokenizer, TokenizerError},
 };
+use crate::compile::refusal::Code;
 use crate::runtime::{
     Dim, Element, Graph, InputSlot, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind,
     Role, Row, Runtime, RuntimeError, Session, SharedWeights,
@@ -70,11 +71,11 @@ impl Model {
 
         // A file that the compiler cannot read may still run: only derived graphs are missing then.
         let read = graphs::read(&manifest.graph);
+        let weights = SharedWeights::default();
         let compiled = match &read {
-            Ok(graph) => {
-                derived::compile(graph.clone(), &settings.runtime, &manifest).map_err(derived::refused)
-            }
-            Err(reason) => Err(derived::unavailable("run", reason.clone())),
+            Ok(graph) => derived::compile(graph.clone(), &settings.runtime, &weights, &manifest)
+                .map_err(derived::refused),
+            Err(reason) => Err(derived::unavailable(Code::Run, reason.clone())),
         };
         let mut warnings = Vec::new();
         let graph = match (&read, &compiled) {
@@ -89,7 +90,6 @@ impl Model {
             (Ok(graph), _) => graphs::runnable(graph),
             (Err(_), _) => Graph::file(&manifest.graph),
         };
-        let weights = SharedWeights::default();
         let session =
             Session::open(&settings.runtime, &graph, &weights, Optimise::Everything).map_err(failed)?;
         let layout = layout(&session.inputs(), &session.outputs(), &manifest).map_err(odd)?;
@@ -104,7 +104,17 @@ impl Model {
             settings.workers,
         )
         .map_err(failed)?;
-        let (forward, width) = learn_width(forward, &tokenizer).map_err(failed)?;
+        let (mut forward, width) = learn_width(forward, &tokenizer).map_err(failed)?;
+        let shortest = Row::of(tokenizer.shortest_ids(), None);
+        let pads = forward.layout.padding != Padding::Never;
+        // A graph that does not run on two rows is not asked to.
+        if pads && !forward.hides_padding(&shortest).unwrap_or(false) {
+            warnings.push(
+                "the graph reads padding: only rows of one length share a batch, which takes longer"
+                    .to_owned(),
+            );
+            forward.layout.padding = Padding::Never;
+        }
         let labels = manifest.labels(Some(width))?;
         let gradient = compiled.and_then(|compiled| {
             if compiled.embedding.partial {

@@ -25,6 +25,9 @@ pub struct Program {
     sessions: Vec<Mutex<Session>>,
 }
 
+/// How many times as long the row is that another is tried beside.
+const PADDED_TO: usize = 3;
+
 impl Program {
     /// Opens `workers` sessions of `graph` that share `weights`.
     ///
@@ -38,7 +41,8 @@ impl Program {
         layout: Layout,
         workers: usize,
     ) -> Result<Self, RuntimeError> {
-        let open = |_| Session::open(runtime, graph, weights, Optimise::Everything).map(Mutex::new);
+        let values = weights.of(graph)?;
+        let open = |_| Session::with(runtime, graph, &values, weights, Optimise::Everything).map(Mutex::new);
         let sessions = (0..workers.max(1)).map(open).collect::<Result<_, _>>()?;
         Ok(Self { kind, layout, sessions })
     }
@@ -58,6 +62,19 @@ impl Program {
                 Err(RuntimeError::Session(format!("output `{name}` has shape {found:?}, not [1, labels]")))
             }
         }
+    }
+
+    /// Whether `row` gets the same first output beside a longer row, padded, as alone: to within a hundredth of
+    /// its largest value, which leaves room for what batches do to rounding.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn hides_padding(&self, row: &Row) -> Result<bool, RuntimeError> {
+        let longer = Row::of(row.ids.repeat(PADDED_TO), None);
+        let alone = self.run(0, std::slice::from_ref(row))?.swap_remove(0).values.swap_remove(0);
+        let beside = self.run(0, &[row.clone(), longer])?.swap_remove(0).values.swap_remove(0);
+        let largest = alone.iter().fold(0.0f32, |most, it| most.max(it.abs()));
+        Ok(alone.iter().zip(&beside).all(|(a, b)| (a - b).abs() <= 0.01 * largest))
     }
 
     /// Runs one batch on the session of `worker`, on the calling thread.

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use ort::{
         OutputSelector, RunOptions, Session as OrtSession, SessionOutputs,
         builder::{GraphOptimizationLevel, PrepackedWeights},
     },
-    value::{DynValue, ValueType},
+    value::{DynValue, PrimitiveTensorElementType, ValueType},
 };
 
 use super::{Data, Device, Element, Runtime, RuntimeError, Tensor, tensor::element_of};
@@ -58,26 +58,37 @@ pub struct Weight {
 }
 
 /// The initializers of one model, in memory once for all of its sessions, together with the forms that
-/// kernels pack them into.
+/// kernels pack them into. Two graphs may use one name for different tensors: each has its own then.
 #[derive(Clone, Default)]
 pub struct SharedWeights {
-    values: Arc<Mutex<HashMap<String, Arc<DynValue>>>>,
+    values: Arc<Mutex<HashMap<String, Vec<Arc<DynValue>>>>>,
     packed: Arc<Mutex<Option<PrepackedWeights>>>,
 }
 
 impl SharedWeights {
+    /// How many tensors are held.
+    pub fn count(&self) -> usize {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner).values().map(Vec::len).sum()
+    }
+
+    /// The values of a graph's weights, in their order.
+    pub(super) fn of(&self, graph: &Graph) -> Result<Vec<Arc<DynValue>>, RuntimeError> {
+        graph.weights.iter().map(|it| self.value(it)).collect()
+    }
+
     fn value(&self, weight: &Weight) -> Result<Arc<DynValue>, RuntimeError> {
-        let mut values = self.values.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(value) = values.get(&weight.name) {
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = values.entry(weight.name.clone()).or_default();
+        if let Some(value) = named.iter().find(|it| weight.is_held_by(it)) {
             return Ok(value.clone());
         }
         let value = Arc::new(weight.tensor()?.into_value()?);
-        values.insert(weight.name.clone(), value.clone());
+        named.push(value.clone());
         Ok(value)
     }
 
     fn packed(&self) -> PrepackedWeights {
-        let mut packed = self.packed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         packed.get_or_insert_with(PrepackedWeights::new).clone()
     }
 }
@@ -99,6 +110,31 @@ impl Weight {
             Element::Bool => Data::Bool(bytes.iter().map(|&b| b != 0).collect()),
         };
         Ok(Tensor { dims: self.dims.clone(), data })
+    }
+
+    /// Whether `value` is this very tensor, bit for bit.
+    fn is_held_by(&self, value: &DynValue) -> bool {
+        fn equal<const N: usize, T: PrimitiveTensorElementType + Copy>(
+            weight: &Weight,
+            value: &DynValue,
+            bytes: impl Fn(T) -> [u8; N],
+        ) -> bool {
+            let Ok((shape, values)) = value.try_extract_tensor::<T>() else { return false };
+            let dims = weight.dims.iter().map(|&it| it as i64);
+            let (chunks, rest) = weight.bytes.as_chunks::<N>();
+            let same_size = shape.iter().copied().eq(dims) && rest.is_empty() && chunks.len() == values.len();
+            same_size && values.iter().zip(chunks).all(|(value, chunk)| bytes(*value) == *chunk)
+        }
+        match self.element {
+            Element::F32 => equal(self, value, f32::to_le_bytes),
+            Element::F16 => equal(self, value, f16::to_le_bytes),
+            Element::F64 => equal(self, value, f64::to_le_bytes),
+            Element::I64 => equal(self, value, i64::to_le_bytes),
+            Element::I32 => equal(self, value, i32::to_le_bytes),
+            Element::U8 => equal(self, value, u8::to_le_bytes),
+            Element::I8 => equal(self, value, i8::to_le_bytes),
+            Element::Bool => equal(self, value, |it: bool| [u8::from(it)]),
+        }
     }
 }
 
@@ -145,7 +181,18 @@ impl Session {
         weights: &SharedWeights,
         optimise: Optimise,
     ) -> Result<Self, RuntimeError> {
-        let inner = build(runtime, graph, weights, optimise)?;
+        Self::with(runtime, graph, &weights.of(graph)?, weights, optimise)
+    }
+
+    /// As [`Session::open`], the graph's `values` looked up among `weights` before.
+    pub(super) fn with(
+        runtime: &Runtime,
+        graph: &Graph,
+        values: &[Arc<DynValue>],
+        weights: &SharedWeights,
+        optimise: Optimise,
+    ) -> Result<Self, RuntimeError> {
+        let inner = build(runtime, graph, values, weights, optimise)?;
         Ok(Self { inner, _weights: weights.clone() })
     }
 
@@ -211,6 +258,7 @@ impl Session {
 fn build(
     runtime: &Runtime,
     graph: &Graph,
+    values: &[Arc<DynValue>],
     weights: &SharedWeights,
     optimise: Optimise,
 ) -> Result<OrtSession, RuntimeError> {
@@ -234,9 +282,12 @@ fn build(
         .with_intra_op_spinning(settings.spinning)
         .map_err(plain)?
         .with_memory_pattern(settings.memory_pattern)
-        .map_err(plain)?
-        .with_prepacked_weights(&weights.packed())
         .map_err(plain)?;
+    builder = match optimise {
+        // A session that runs once or twice packs nothing.
+        Optimise::Nothing => builder.with_prepacking(false).map_err(plain)?,
+        _ => builder.with_prepacked_weights(&weights.packed()).map_err(plain)?,
+    };
     builder = match runtime.device {
         Device::Cpu => builder
             .with_execution_providers([ort::ep::CPU::default().with_arena_allocator(settings.arena).build()])
@@ -249,11 +300,10 @@ fn build(
                 .error_on_failure()])
             .map_err(plain)?,
     };
-    for weight in &graph.weights {
-        let value = weights.value(weight)?;
+    for (weight, value) in graph.weights.iter().zip(values) {
         // The graph's optimiser reads the one, kernels and their packed forms share the other.
         builder = builder.with_external_initializer(&weight.name, value.clone()).map_err(plain)?;
-        builder = builder.with_initializer(&weight.name, value).map_err(plain)?;
+        builder = builder.with_initializer(&weight.name, value.clone()).map_err(plain)?;
     }
     Ok(match &graph.model {
         Source::Bytes(bytes) => builder.commit_from_memory(bytes)?,

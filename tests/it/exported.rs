@@ -9,7 +9,7 @@ use explaind::{
         derived::{self, DIGEST_KEY},
         graphs,
     },
-    runtime::{Device, Runtime},
+    runtime::{Device, Runtime, SharedWeights},
 };
 
 /// A copy of a zoo folder, with its own gradient graph noted as made for `digest`.
@@ -22,7 +22,8 @@ fn folder(digest: impl Fn(&Manifest) -> String, spoil: bool) -> (tempfile::TempD
     let runtime = Runtime::load(Device::Cpu, 1).expect("ONNX Runtime loads");
     let manifest = Manifest::read(copy.path(), None).expect("a model folder");
     let graph = graphs::read(&manifest.graph).expect("a graph");
-    let compiled = derived::compile(graph, &runtime, &manifest).expect("a structure");
+    let compiled =
+        derived::compile(graph, &runtime, &SharedWeights::default(), &manifest).expect("a structure");
     let mut gradient = compiled.gradient.expect("a gradient graph").graph;
     gradient.name = "made elsewhere".to_owned();
     if spoil {
@@ -37,7 +38,8 @@ fn folder(digest: impl Fn(&Manifest) -> String, spoil: bool) -> (tempfile::TempD
 fn reopened(folder: &Path, runtime: &Runtime) -> Result<String, String> {
     let manifest = Manifest::read(folder, None).expect("a model folder");
     let graph = graphs::read(&manifest.graph).expect("a graph");
-    let compiled = derived::compile(graph, runtime, &manifest).expect("a structure");
+    let compiled =
+        derived::compile(graph, runtime, &SharedWeights::default(), &manifest).expect("a structure");
     compiled.gradient.map(|it| it.graph.name).map_err(|refusal| refusal.code.slug().to_owned())
 }
 
