@@ -4,16 +4,21 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod arrays;
 mod engine;
 mod evaluate;
 mod exported;
+mod invariance;
 mod laws;
 mod lowerings;
+mod models;
 mod openapi;
 mod operators;
 mod parity;
 mod process;
 mod reader;
+mod reference;
+mod refusals;
 mod routes;
 mod service;
 mod shapes;

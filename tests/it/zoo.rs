@@ -12,9 +12,8 @@ use explaind::compile::graph::{Node, Port, Tensor, Type, Value};
 use explaind::compile::probe::{Batch, Hints};
 use explaind::compile::refusal::{Code, Refusal};
 use explaind::compile::{Compiled, derive, measure, no_external, read, write};
-use ndarray::{ArrayD, IxDyn};
-use ndarray_npy::NpzReader;
 
+use crate::arrays::Arrays;
 use crate::evaluate::{Program, evaluate, named};
 
 /// How far a gradient may be off, in parts of the reference's largest value.
@@ -22,35 +21,6 @@ const TOLERANCE: f64 = 1e-3;
 
 fn zoo(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo").join(folder)
-}
-
-/// Arrays of an `.npz` file.
-struct Arrays(NpzReader<fs::File>);
-
-impl Arrays {
-    fn open(path: &Path) -> Self {
-        Self(NpzReader::new(fs::File::open(path).unwrap()).unwrap())
-    }
-
-    fn names(&mut self) -> Vec<String> {
-        let names = self.0.names().unwrap();
-        names.into_iter().map(|it| it.trim_end_matches(".npy").to_owned()).collect()
-    }
-
-    fn ints(&mut self, name: &str) -> Option<Tensor> {
-        let array: ArrayD<i64> = self.0.by_name::<ndarray::OwnedRepr<i64>, IxDyn>(name).ok()?;
-        Some(Tensor::from_i64(array.shape(), &array.iter().copied().collect::<Vec<_>>()))
-    }
-
-    fn floats(&mut self, name: &str) -> Option<Tensor> {
-        let array: ArrayD<f32> = self.0.by_name::<ndarray::OwnedRepr<f32>, IxDyn>(name).ok()?;
-        Some(Tensor::from_f32(array.shape(), &array.iter().copied().collect::<Vec<_>>()))
-    }
-
-    fn doubles(&mut self, name: &str) -> Option<Vec<f64>> {
-        let array: ArrayD<f64> = self.0.by_name::<ndarray::OwnedRepr<f64>, IxDyn>(name).ok()?;
-        Some(array.iter().copied().collect())
-    }
 }
 
 /// Opens a model as a server would.

@@ -1,0 +1,190 @@
+//! This file is where the folders of the zoo are opened and asked as a server does it: manifest, tokenizer,
+//! sessions, queue.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use explaind::compile::graph::{Attribute, Element, Graph, Node, Port, Type, Value};
+use explaind::compile::{no_external, read, write, write_split};
+use explaind::model::Model;
+use explaind::model::text::Caps;
+use explaind::runtime::{Padding, Row};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+use crate::reference::{BATCHES, gap, gradient_gaps, logits_gap, references, with_lane};
+use crate::support::open_settings;
+
+/// How far logits may be off, and gradients in parts of their largest value.
+const TOLERANCE: f64 = 1e-3;
+
+const CAPS: Caps = Caps { characters: 1000, run: 1000 };
+
+fn zoo(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/public").join(name)
+}
+
+fn open(name: &str, folder: &Path) -> Model {
+    Model::open(name, folder, &open_settings()).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Every architecture, opened once.
+fn all() -> &'static [(PathBuf, Model)] {
+    static MODELS: OnceLock<Vec<(PathBuf, Model)>> = OnceLock::new();
+    MODELS.get_or_init(|| {
+        let entries = fs::read_dir(zoo("")).expect("the zoo is in the project");
+        let mut folders: Vec<PathBuf> = entries.map(|it| it.expect("an entry").path()).collect();
+        folders.sort();
+        let name = |it: &Path| it.file_name().expect("a folder").to_string_lossy().into_owned();
+        folders.into_iter().map(|it| (it.clone(), open(&name(&it), &it))).collect()
+    })
+}
+
+#[track_caller]
+fn assert_agrees(model: &Model, folder: &Path) {
+    let logits = logits_gap(model, folder, &BATCHES);
+    assert!(logits <= TOLERANCE, "{}: logits are off by {logits:e}", model.name);
+    let (logits, gradient) =
+        gradient_gaps(model, folder, &BATCHES).unwrap_or_else(|it| panic!("{}: {it}", model.name));
+    assert!(logits <= TOLERANCE, "{}: the gradient graph's logits are off by {logits:e}", model.name);
+    assert!(gradient <= TOLERANCE, "{}: the gradient is off by {gradient:e}", model.name);
+}
+
+#[test]
+fn every_folder_gives_the_logits_and_gradients_of_pytorch() {
+    for (folder, model) in all() {
+        assert_agrees(model, folder);
+    }
+}
+
+#[test]
+fn every_tokenizer_reads_the_texts_of_its_reference() {
+    for (folder, model) in all() {
+        let texts = fs::read(folder.join("texts.json")).expect("texts");
+        let texts: Json = serde_json::from_slice(&texts).expect("JSON");
+        let references = references(folder, "");
+        let texts_and_logits = texts["texts"].as_array().expect("texts").iter().zip(&references);
+        let rows = texts_and_logits.map(|(text, reference)| {
+            let text = text.as_str().expect("a text");
+            let encoded = model.tokenizer.encode(text, None, false, CAPS).expect("tokens");
+            assert_eq!(encoded.ids(), *reference.row.ids, "{}", model.name);
+            // A text alone has one segment, the reference has two.
+            Row { types: reference.row.types.clone(), ..encoded.row() }
+        });
+        let rows: Vec<Row> = rows.collect();
+        let outs = with_lane(|lane| lane.evaluate(&model.forward, rows)).expect("logits");
+        for (out, wanted) in outs.iter().zip(texts["logits"].as_array().expect("logits")) {
+            let wanted: Vec<f64> = serde_json::from_value(wanted.clone()).expect("numbers");
+            assert!(gap(&out.values[0], &wanted) <= TOLERANCE, "{}: {out:?} {wanted:?}", model.name);
+        }
+    }
+}
+
+#[test]
+fn models_of_one_process_keep_to_their_own_weights() {
+    // Most names of weights are the same in all exports of an architecture, and some in all architectures.
+    let names = ["bert-legacy17", "electra-legacy17", "roberta-legacy17", "bert-optimum18"];
+    let models: Vec<Model> = names.iter().map(|name| open(name, &zoo(name))).collect();
+    for (name, model) in names.iter().zip(&models) {
+        assert_agrees(model, &zoo(name));
+    }
+}
+
+/// A folder of the zoo whose graph and JSON files are changed.
+fn derived(name: &str, graph: impl FnOnce(&mut Graph), json: &[(&str, &str, Json)]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let text = fs::read(zoo(name).join(file)).expect("a file");
+        let mut value: Json = serde_json::from_slice(&text).expect("JSON");
+        for (_, key, changed) in json.iter().filter(|it| it.0 == file) {
+            let object = value.as_object_mut().expect("an object");
+            match changed {
+                Json::Null => object.remove(*key),
+                other => object.insert((*key).to_owned(), other.clone()),
+            };
+        }
+        fs::write(folder.path().join(file), value.to_string()).expect("a file");
+    }
+    let bytes = fs::read(zoo(name).join("model.onnx")).expect("a model");
+    let mut model = read(bytes.into(), &no_external).expect("an ONNX model");
+    graph(&mut model);
+    fs::write(folder.path().join("model.onnx"), write(&model)).expect("a file");
+    folder
+}
+
+/// Inputs become int32, and are cast to what the graph computes with.
+fn narrow(graph: &mut Graph) {
+    for at in 0..graph.inputs.len() {
+        let wide: Value = format!("{} as int64", graph.inputs[at].value).into();
+        let name = graph.inputs[at].value.clone();
+        for input in graph.nodes.iter_mut().flat_map(|it| &mut it.inputs).filter(|it| **it == name) {
+            *input = wide.clone();
+        }
+        let cast = Node::new("Cast", std::slice::from_ref(&name), &[wide]);
+        graph.nodes.insert(0, cast.with("to", Attribute::Int(i64::from(Element::I64.code()))));
+        let dims = graph.inputs[at].dims().map(<[_]>::to_vec);
+        graph.inputs[at] = Port { value: name, ty: Type::Tensor(Element::I32, dims) };
+    }
+}
+
+#[test]
+fn int32_inputs_are_fed_as_such() {
+    for name in ["bert-legacy17", "gpt2-legacy17"] {
+        let folder = derived(name, narrow, &[]);
+        assert_agrees(&open(name, folder.path()), &zoo(name));
+    }
+}
+
+#[test]
+fn rows_are_padded_on_the_left_where_the_folder_says_so() {
+    // RoBERTa counts positions over what is not padding, so the side changes nothing.
+    let side = ("tokenizer_config.json", "padding_side", Json::from("left"));
+    let folder = derived("roberta-legacy17", |_| {}, &[side]);
+    let model = open("roberta-legacy17", folder.path());
+    assert!(matches!(model.forward.layout.padding, Padding::Left(_)));
+    assert_agrees(&model, &zoo("roberta-legacy17"));
+}
+
+#[test]
+fn rows_of_a_model_without_a_pad_token_share_a_batch_only_at_one_length() {
+    let json = [
+        ("config.json", "pad_token_id", Json::Null),
+        ("tokenizer_config.json", "pad_token", Json::Null),
+        ("tokenizer.json", "added_tokens", Json::Array(Vec::new())),
+    ];
+    let folder = derived("bert-legacy17", |_| {}, &json);
+    let model = open("bert-legacy17", folder.path());
+    assert_eq!((model.special.pad, model.forward.layout.padding), (None, Padding::Never));
+    assert_agrees(&model, &zoo("bert-legacy17"));
+}
+
+#[test]
+fn weights_are_read_from_a_file_beside_the_model() {
+    let folder = derived("bert-legacy17", |_| {}, &[]);
+    let path = folder.path().join("model.onnx");
+    let graph = read(fs::read(&path).unwrap().into(), &no_external).unwrap();
+    let split = write_split(&graph, 256);
+    let data: Vec<u8> = split.weights.iter().flat_map(|it| it.1.data().to_vec()).collect();
+    assert!(!data.is_empty());
+    fs::write(&path, split.model).unwrap();
+    fs::write(folder.path().join("weights.bin"), data).unwrap();
+    assert_agrees(&open("bert-legacy17", folder.path()), &zoo("bert-legacy17"));
+}
+
+#[test]
+fn rows_of_unequal_length_in_one_batch_do_not_touch_each_other() {
+    for (folder, model) in all() {
+        let rows: Vec<Row> = references(folder, "b4_").into_iter().map(|it| it.row).collect();
+        let together = model.forward.run(0, &rows);
+        // Some architectures have no pad token that hides: then the queue keeps lengths apart, and so do we.
+        if model.forward.layout.padding == Padding::Never {
+            continue;
+        }
+        for (row, together) in rows.iter().zip(together.expect("logits")) {
+            let alone = model.forward.run(0, std::slice::from_ref(row)).expect("logits").remove(0);
+            let alone: Vec<f64> = alone.values[0].iter().map(|&it| f64::from(it)).collect();
+            assert!(gap(&together.values[0], &alone) <= TOLERANCE, "{}", model.name);
+        }
+    }
+}
