@@ -22,8 +22,14 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|it| it != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["host", arrangement] => return host::serve(arrangement),
-        ["pass", folder] => return Ok(pass::serve(folder.as_ref())),
-        ["derive", folder] => return Ok(pass::derive(folder.as_ref())),
+        ["pass", folder] => {
+            pass::serve(folder.as_ref());
+            return Ok(());
+        }
+        ["derive", folder] => {
+            pass::derive(folder.as_ref());
+            return Ok(());
+        }
         _ => {}
     }
     let quick = arguments.iter().any(|it| it == "--quick");

@@ -126,7 +126,7 @@ fn integrated_gradients_are_complete_up_to_the_delta_that_they_report() {
     let config = ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() };
     let law = |(text, steps): (String, usize)| {
         let parameters = json!({ "steps": steps, "tolerance": null });
-        let answer = ask(bundled(), "integrated-gradients", &[text.clone()], &parameters);
+        let answer = ask(bundled(), "integrated-gradients", std::slice::from_ref(&text), &parameters);
         let explanation = &answer.results[0].explanations[0];
         let total: f64 = explanation.attributions.iter().map(|it| it.score).sum();
         let base = explanation.base_value.expect("a baseline's score");
