@@ -2,7 +2,7 @@
 
 use super::draft::Draft;
 use super::{Lowering, MICROSOFT};
-use crate::compile::graph::{Element, Node, Tensor, Value};
+use crate::compile::graph::{Attribute, Element, Node, Tensor, Value};
 use crate::compile::ops::Misfit;
 
 pub(super) static LOWERINGS: &[Lowering] = &[
@@ -44,6 +44,15 @@ pub(super) static LOWERINGS: &[Lowering] = &[
         &[
             "y = com.microsoft::FusedGemm(x[3, 4], w[4, 2], c[2]) {activation: \"Tanh\", alpha: 0.5}",
             "y = com.microsoft::FusedGemm(x[3, 4], w[2, 4]) {activation: \"LeakyRelu\", activation_alpha: 0.3, transB: 1}",
+        ],
+    ),
+    row(
+        "FusedConv",
+        false,
+        fused_conv,
+        &[
+            "y = com.microsoft::FusedConv(x[2, 3, 7], w[4, 3, 2], c[4]) {activation: \"Relu\", strides: [2], pads: [1, 0]}",
+            "y = com.microsoft::FusedConv(x[2, 4, 7], w[4, 2, 3]) {activation: \"LeakyRelu\", activation_params: [0.3], group: 2}",
         ],
     ),
 ];
@@ -190,6 +199,36 @@ fn fused_gemm(d: &mut Draft<'_>, node: &Node) -> Result<(), Misfit> {
         .into_iter()
         .filter_map(|(to, from)| Some((to, node.attributes.get(from)?.clone())))
         .collect();
+    d.end(activation, &[&product], &settings, &node.outputs[..1]);
+    Ok(())
+}
+
+/// `y = activation(Conv(x, w, b) + z)`
+fn fused_conv(d: &mut Draft<'_>, node: &Node) -> Result<(), Misfit> {
+    let activation = node.text("activation").unwrap_or("");
+    let settings: &[&str] = match activation {
+        "Relu" | "Tanh" | "Sigmoid" => &[],
+        "LeakyRelu" => &["alpha"],
+        "HardSigmoid" => &["alpha", "beta"],
+        _ => return Err("its activation is not known".into()),
+    };
+    let numbers = match node.attributes.get("activation_params") {
+        Some(Attribute::Floats(numbers)) => &numbers[..],
+        _ => &[],
+    };
+    if numbers.len() != settings.len() {
+        return Err("its activation has other settings".into());
+    }
+    let own = |name: &str| !name.starts_with("activation");
+    let kept = node.attributes.iter().filter(|it| own(it.0));
+    let kept: Vec<(&str, Attribute)> = kept.map(|(name, it)| (name.as_str(), it.clone())).collect();
+    let operands: Vec<&Value> = node.inputs.iter().take(3).filter(|it| !it.is_absent()).collect();
+    let mut product = d.emit("Conv", &operands, &kept);
+    if let Some(addend) = node.input(3) {
+        product = d.emit("Add", &[&product, addend], &[]);
+    }
+    let settings: Vec<(&str, Attribute)> =
+        settings.iter().zip(numbers).map(|(&name, &number)| (name, number.into())).collect();
     d.end(activation, &[&product], &settings, &node.outputs[..1]);
     Ok(())
 }
