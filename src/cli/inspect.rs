@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::{
-    compile::{Compiled, narrow, refusal::Refusal},
+    compile::{Compiled, Intervention, narrow, refusal::Refusal},
     explain::registry::METHODS,
-    model::{Manifest, derived, graphs},
+    model::{Manifest, Need, derived, graphs},
     runtime::{Device, Runtime, SharedWeights},
 };
 
@@ -28,7 +28,7 @@ pub(super) fn run(arguments: &Inspect) -> anyhow::Result<()> {
         Ok(graph) => graph,
         Err(reason) => {
             println!("  graph           not read: {reason}");
-            return methods(None);
+            return methods(|_| None);
         }
     };
     println!("  nodes           {}", graph.nodes.len());
@@ -36,9 +36,13 @@ pub(super) fn run(arguments: &Inspect) -> anyhow::Result<()> {
     match derived::compile(graph, &runtime, &SharedWeights::default(), &manifest) {
         Ok(compiled) => {
             structure(&compiled);
-            methods(compiled.gradient.as_ref().err())
+            methods(|need| match need {
+                Need::Forward => None,
+                Need::Gradient => compiled.gradient.as_ref().err(),
+                Need::Embeddings | Need::HiddenStates => compiled.intervention.as_ref().err(),
+            })
         }
-        Err(refusal) => methods(Some(&refusal)),
+        Err(refusal) => methods(|need| need.is_derived().then_some(&refusal)),
     }
 }
 
@@ -70,6 +74,16 @@ fn structure(compiled: &Compiled) {
     if compiled.raised {
         println!("  precision       float16, raised to float32 for derived graphs");
     }
+    match &compiled.intervention {
+        Ok(Intervention { cut, measures, .. }) => println!(
+            "  interventions   {} nodes; measured: logits {:.1e}, states put back {:.1e}, exchanged {:.1e}",
+            cut.graph.nodes.len(),
+            measures.neutral,
+            measures.itself,
+            measures.exchanged
+        ),
+        Err(refusal) => println!("  interventions   refused, {refusal}"),
+    }
     if let Ok(derived) = &compiled.gradient {
         let measures = &derived.measures;
         println!(
@@ -82,8 +96,8 @@ fn structure(compiled: &Compiled) {
     }
 }
 
-fn methods(refusal: Option<&Refusal>) -> anyhow::Result<()> {
-    if let Some(refusal) = refusal {
+fn methods<'a>(obstacle: impl Fn(Need) -> Option<&'a Refusal>) -> anyhow::Result<()> {
+    if let Some(refusal) = obstacle(Need::Gradient) {
         println!("  gradient graph  refused, {refusal}");
         for gap in &refusal.gaps {
             println!("    {} at {}: {}", gap.operator, gap.node, gap.reason);
@@ -92,9 +106,8 @@ fn methods(refusal: Option<&Refusal>) -> anyhow::Result<()> {
     println!("methods");
     for method in METHODS {
         let about = method.about();
-        let derived = about.needs.iter().any(|need| need.is_derived());
-        let word = if derived && refusal.is_some() { "no " } else { "yes" };
-        println!("  {word} {}", about.slug);
+        let works = about.needs.iter().all(|&need| obstacle(need).is_none());
+        println!("  {} {}", if works { "yes" } else { "no " }, about.slug);
     }
     Ok(())
 }

@@ -268,7 +268,7 @@ fn retyped(like: &Tensor, dims: &[usize], values: &[i64]) -> Option<Tensor> {
 }
 
 /// Some rows of every tensor.
-fn rows(batch: &Batch, first: usize, count: usize) -> Batch {
+pub(super) fn rows(batch: &Batch, first: usize, count: usize) -> Batch {
     let cut = |(name, tensor): &(Value, Tensor)| {
         let stride = tensor.data().len() / tensor.dims()[0].max(1);
         let mut dims = tensor.dims().to_vec();
@@ -281,14 +281,14 @@ fn rows(batch: &Batch, first: usize, count: usize) -> Batch {
 }
 
 /// The rows of the word embedding for the batch's token ids.
-fn embed(compiled: &Compiled, batch: &Batch) -> Result<Tensor, Refusal> {
+pub(super) fn embed(compiled: &Compiled, batch: &Batch) -> Result<Tensor, Refusal> {
     let refuse = || Refusal::new(Code::Embedding, "the word embedding cannot be read");
     let ids = ids_input(&compiled.graph)?.value.clone();
     let ids = batch.iter().find(|it| it.0 == ids).map(|it| &it.1).ok_or_else(refuse)?;
     compiled.lookup(&ids.to_i64().ok_or_else(refuse)?, ids.dims()).ok_or_else(refuse)
 }
 
-fn floats(runs: Vec<Vec<Option<Tensor>>>) -> Result<Vec<Vec<f64>>, Refusal> {
+pub(super) fn floats(runs: Vec<Vec<Option<Tensor>>>) -> Result<Vec<Vec<f64>>, Refusal> {
     let first = |run: Vec<Option<Tensor>>| run.into_iter().next().flatten()?.to_f64();
     let all: Option<Vec<Vec<f64>>> = runs.into_iter().map(first).collect();
     all.ok_or_else(|| Refusal::new(Code::Path, "the output is not floating"))
@@ -304,7 +304,7 @@ fn noise(index: usize, seed: u64) -> f64 {
 }
 
 /// Largest difference; infinite if one is not a number.
-fn gap(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn gap(a: &[f64], b: &[f64]) -> f64 {
     if a.len() != b.len() {
         return f64::INFINITY;
     }
@@ -312,6 +312,6 @@ fn gap(a: &[f64], b: &[f64]) -> f64 {
     gaps.fold(0.0, |gap: f64, it| if it.is_nan() { f64::INFINITY } else { gap.max(it) })
 }
 
-fn largest(values: &[f64]) -> f64 {
+pub(super) fn largest(values: &[f64]) -> f64 {
     values.iter().fold(f64::MIN_POSITIVE, |size, it| size.max(it.abs()))
 }

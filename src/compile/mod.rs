@@ -13,6 +13,7 @@ pub mod facts;
 mod fold;
 pub mod gradient;
 pub mod graph;
+pub mod intervene;
 pub mod locate;
 pub mod measure;
 pub mod narrow;
@@ -26,7 +27,8 @@ pub mod reverse;
 
 use anatomy::Anatomy;
 use cut::Cut;
-use graph::{Graph, Tensor};
+use graph::{Axis, Graph, Tensor};
+use intervene::Replaced;
 use locate::{Embedding, Logits};
 use measure::Measures;
 use probe::{Evaluate, Hints, Probe};
@@ -54,6 +56,52 @@ pub struct Compiled {
     pub raised: bool,
     /// The gradient graph, or all that stands in its way.
     pub gradient: Result<Derived, Refusal>,
+    /// The intervention graph, or what stands in its way.
+    pub intervention: Result<Intervention, Refusal>,
+}
+
+/// Derived graphs that were made elsewhere.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// See [`derive::gradient`].
+    pub gradient: Option<Graph>,
+    /// See [`intervene::intervention`].
+    pub intervention: Option<Graph>,
+}
+
+/// An intervention graph that was measured and admitted.
+#[derive(Debug, Clone)]
+pub struct Intervention {
+    /// The graph; see [`intervene::intervention`] for its inputs and outputs. Nothing is known of the values of a
+    /// graph that was made elsewhere.
+    pub cut: Cut,
+    /// The size of each hidden state's last axis; empty when layers cannot be told apart.
+    pub widths: Vec<usize>,
+    /// What the measurement said.
+    pub measures: Replaced,
+}
+
+impl Intervention {
+    fn of(
+        cut: Cut,
+        original: &Graph,
+        compiled: &Compiled,
+        hints: &Hints,
+        evaluate: Evaluate<'_>,
+    ) -> Result<Self, Refusal> {
+        let width = |layer| match cut.graph.output(&intervene::state(layer))?.dims()? {
+            [_, _, Axis::Fixed(width)] => Some(*width),
+            _ => None,
+        };
+        let widths: Vec<usize> = (0..).map_while(width).collect();
+        let derived = (&cut.graph, widths.len());
+        let measures = intervene::measure(original, compiled, derived, hints, evaluate)?;
+        Ok(Self { cut, widths, measures })
+    }
+}
+
+fn not_yet() -> Refusal {
+    Refusal::new(Code::Path, "not derived yet")
 }
 
 /// A derived graph that was measured and admitted.
@@ -70,27 +118,33 @@ impl Compiled {
     ///
     /// Refused when no graph at all can be derived; black-box methods work all the same.
     pub fn open(original: Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Self, Refusal> {
-        let mut it = Self::structure(original.clone(), hints, evaluate)?;
-        it.gradient = derive::gradient(&it.forward).and_then(|(graph, _)| {
-            let measures = measure::measure(&original, &it, &graph, hints, evaluate)?;
-            Ok(Derived { graph, measures })
-        });
-        Ok(it)
+        Self::with(original, Given::default(), hints, evaluate)
     }
 
-    /// As [`Compiled::open`], with a gradient graph that was made elsewhere; it is measured all the same.
+    /// As [`Compiled::open`], with derived graphs that were made elsewhere; they are measured all the same.
     ///
     /// # Errors
     /// As [`Compiled::open`].
-    pub fn with_gradient(
+    pub fn with(
         original: Graph,
-        gradient: Graph,
+        given: Given,
         hints: &Hints,
         evaluate: Evaluate<'_>,
     ) -> Result<Self, Refusal> {
         let mut it = Self::structure(original.clone(), hints, evaluate)?;
-        it.gradient = measure::measure(&original, &it, &gradient, hints, evaluate)
-            .map(|measures| Derived { graph: gradient, measures });
+        let gradient = match given.gradient {
+            Some(graph) => Ok(graph),
+            None => derive::gradient(&it.forward).map(|it| it.0),
+        };
+        it.gradient = gradient.and_then(|graph| {
+            let measures = measure::measure(&original, &it, &graph, hints, evaluate)?;
+            Ok(Derived { graph, measures })
+        });
+        let intervention = match given.intervention {
+            Some(graph) => Ok(Cut { graph, facts: facts::Facts::default() }),
+            None => intervene::intervention(&it.forward, &it.anatomy.hidden_states),
+        };
+        it.intervention = intervention.and_then(|cut| Intervention::of(cut, &original, &it, hints, evaluate));
         Ok(it)
     }
 
@@ -111,8 +165,8 @@ impl Compiled {
         let forward = cut::cut(&graph, &probe.facts, &embedding, &logits, &ids);
         let activity = derive::activity(&forward);
         let anatomy = anatomy::anatomy(&forward, &activity);
-        let gradient = Err(Refusal::new(Code::Path, "not derived yet"));
-        Ok(Self { graph, probe, embedding, logits, forward, anatomy, raised, gradient })
+        let (gradient, intervention) = (Err(not_yet()), Err(not_yet()));
+        Ok(Self { graph, probe, embedding, logits, forward, anatomy, raised, gradient, intervention })
     }
 
     /// The rows of the word embedding for token ids of the given dimensions, one axis longer; `None` when an id

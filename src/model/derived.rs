@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Manifest, Unavailable, Words, graphs};
 use crate::{
     compile::{
-        Compiled,
+        Compiled, Given,
         anatomy::Anatomy,
         graph::{Element as Stored, Graph as Ir, Tensor as Constant},
         measure::Measures,
@@ -22,6 +22,15 @@ use crate::{
     },
 };
 
+/// The word embedding, and the model behind it.
+#[derive(Clone)]
+pub struct EmbeddedGraph {
+    /// Logits alone, from embeddings; its extra is the embeddings.
+    pub program: Arc<Program>,
+    /// The word embedding's table.
+    pub words: Arc<Words>,
+}
+
 /// The gradient family's graphs.
 pub struct GradientGraph {
     /// Logits and the gradient of the weighted logits; extras are the embeddings and the cotangent.
@@ -29,7 +38,7 @@ pub struct GradientGraph {
     /// Logits alone, from embeddings; its extra is the embeddings.
     pub embedded: Arc<Program>,
     /// The word embedding's table.
-    pub words: Words,
+    pub words: Arc<Words>,
     /// The parts of the model that the compiler found.
     pub anatomy: Anatomy,
     /// How the gradient graph measured up when the model was opened.
@@ -38,9 +47,6 @@ pub struct GradientGraph {
 
 /// The key under which a graph that was written to a file notes the digest of its model.
 pub const DIGEST_KEY: &str = "explaind.model.sha256";
-
-/// The file in a model folder that may hold its gradient graph.
-const GRADIENT_FILE: &str = "gradient.onnx";
 
 /// What a model's derived graphs share while it is opened.
 pub(super) struct Bench<'a> {
@@ -54,8 +60,9 @@ pub(super) struct Bench<'a> {
     pub layout: &'a Layout,
 }
 
-/// Finds a model's structure and derives its graphs; sessions that probe and measure share `weights`. A `gradient.onnx` in the folder is taken instead of
-/// deriving one when it carries the model's digest; it is measured like a derived one.
+/// Finds a model's structure and derives its graphs; sessions that probe and measure share `weights`. A graph in the folder that is
+/// called after its kind (`gradient.onnx`, `intervention.onnx`) is taken instead of deriving one when it carries the
+/// model's digest; it is measured like a derived one.
 ///
 /// # Errors
 /// The compiler's refusal, every node that stands in the way.
@@ -67,15 +74,16 @@ pub fn compile(
 ) -> Result<Compiled, Refusal> {
     let evaluate = |graph: &Ir, batches: &[Batch]| evaluate(runtime, weights, graph, batches);
     let hints = Hints { pad: manifest.special.pad.map(i64::from), eos: manifest.special.sep.map(i64::from) };
-    match exported(manifest) {
-        Some(gradient) => Compiled::with_gradient(graph, gradient, &hints, &evaluate),
-        None => Compiled::open(graph, &hints, &evaluate),
-    }
+    let given = Given {
+        gradient: exported(manifest, "gradient.onnx"),
+        intervention: exported(manifest, "intervention.onnx"),
+    };
+    Compiled::with(graph, given, &hints, &evaluate)
 }
 
-/// The folder's own gradient graph, if there is one and it belongs to this very model.
-fn exported(manifest: &Manifest) -> Option<Ir> {
-    let path = manifest.folder.join(GRADIENT_FILE);
+/// The folder's own graph of this name, if there is one and it belongs to this very model.
+fn exported(manifest: &Manifest, name: &str) -> Option<Ir> {
+    let path = manifest.folder.join(name);
     let file: Bytes = std::fs::read(&path).ok()?.into();
     if note(&file, DIGEST_KEY)? != manifest.digest().ok()? {
         tracing::warn!(file = %path.display(), "belongs to another model and is not used");
@@ -90,65 +98,101 @@ fn exported(manifest: &Manifest) -> Option<Ir> {
     }
 }
 
+/// Opens the model behind its word embedding.
+///
+/// # Errors
+/// The graph does not run.
+pub(super) fn embedded(compiled: &Compiled, bench: &Bench<'_>) -> Result<EmbeddedGraph, Unavailable> {
+    let hidden = compiled.embedding.hidden;
+    let table = compiled.graph.initializers.get(&compiled.embedding.table).and_then(Constant::to_f32);
+    let words = Words::new(table.unwrap_or_default(), hidden).into();
+    let lean = narrow::narrow(&compiled.forward).map(|it| it.0.graph);
+    let forward = lean.as_ref().unwrap_or(&compiled.forward.graph);
+    let wires = Wires { extras: vec![("inputs_embeds".into(), by_token(hidden))], outputs: Vec::new() };
+    let program = program(forward, ProgramKind::Forward, wires, bench)?;
+    Ok(EmbeddedGraph { program, words })
+}
+
 /// Opens the gradient family's graphs, or says why not.
 ///
 /// # Errors
 /// What stands in the way, every node of it.
-pub(super) fn gradient(compiled: &Compiled, bench: &Bench<'_>) -> Result<GradientGraph, Unavailable> {
+pub(super) fn gradient(
+    compiled: &Compiled,
+    embedded: &EmbeddedGraph,
+    bench: &Bench<'_>,
+) -> Result<GradientGraph, Unavailable> {
     let derived = compiled.gradient.as_ref().map_err(|it| refused(it.clone()))?;
     let hidden = compiled.embedding.hidden;
-    let table = compiled.graph.initializers.get(&compiled.embedding.table).and_then(Constant::to_f32);
-    let words = Words::new(table.unwrap_or_default(), hidden);
-    let gradient = program(&derived.graph, ProgramKind::Gradient, bench, hidden)?;
-    let lean = narrow::narrow(&compiled.forward).map(|it| it.0.graph);
-    let forward = lean.as_ref().unwrap_or(&compiled.forward.graph);
-    let embedded = program(forward, ProgramKind::Forward, bench, hidden)?;
+    let logits = bench.layout.outputs[0].dims.clone();
+    let wires = Wires {
+        extras: vec![("inputs_embeds".into(), by_token(hidden)), ("cotangent".into(), logits)],
+        outputs: vec![OutputSlot { name: "inputs_embeds_grad".to_owned(), dims: by_token(hidden) }],
+    };
+    let gradient = program(&derived.graph, ProgramKind::Gradient, wires, bench)?;
+    let EmbeddedGraph { program: embedded, words } = embedded.clone();
     let (anatomy, measures) = (compiled.anatomy.clone(), derived.measures);
     Ok(GradientGraph { gradient, embedded, words, anatomy, measures })
 }
 
-fn program(
+/// What a derived graph has beside the model's own inputs and its logits.
+pub(super) struct Wires {
+    /// Inputs and the axes of a row's values, in the order of [`crate::runtime::Row::extras`].
+    pub extras: Vec<(String, Vec<Dim>)>,
+    /// Outputs behind the logits.
+    pub outputs: Vec<OutputSlot>,
+}
+
+/// The axes of a value that holds a vector for each token.
+pub(super) fn by_token(width: usize) -> Vec<Dim> {
+    vec![Dim::Sequence, Dim::Fixed(width)]
+}
+
+/// Opens a derived graph.
+///
+/// # Errors
+/// The graph does not run.
+pub(super) fn program(
     graph: &Ir,
     kind: ProgramKind,
+    wires: Wires,
     bench: &Bench<'_>,
-    hidden: usize,
 ) -> Result<Arc<Program>, Unavailable> {
-    let labels = bench.layout.outputs[0].dims.clone();
+    let layout = layout(graph, wires, bench)?;
+    Program::open(bench.runtime, &graphs::runnable(graph), bench.weights, kind, layout, bench.workers)
+        .map(Arc::new)
+        .map_err(|error| unavailable(Code::Run, error.to_string()))
+}
+
+/// How rows become batches of a derived graph.
+///
+/// # Errors
+/// An input that is neither the model's nor among the extras.
+pub(super) fn layout(graph: &Ir, wires: Wires, bench: &Bench<'_>) -> Result<Layout, Unavailable> {
     let input = |port: &crate::compile::graph::Port| -> Option<InputSlot> {
         let name = port.value.to_string();
-        let float = match port.element() {
+        let element = match port.element() {
             Some(Stored::F16) => Element::F16,
             Some(Stored::F64) => Element::F64,
             _ => Element::F32,
         };
-        match name.as_str() {
-            "inputs_embeds" => Some(InputSlot {
-                name,
-                role: Role::Extra(0),
-                element: float,
-                dims: vec![Dim::Sequence, Dim::Fixed(hidden)],
-            }),
-            "cotangent" => {
-                Some(InputSlot { name, role: Role::Extra(1), element: float, dims: labels.clone() })
+        match wires.extras.iter().position(|it| it.0 == name) {
+            Some(place) => {
+                let (role, dims) = (Role::Extra(place), wires.extras[place].1.clone());
+                Some(InputSlot { name, role, element, dims })
             }
-            _ => bench.layout.inputs.iter().find(|it| it.name == name).cloned(),
+            None => bench.layout.inputs.iter().find(|it| it.name == name).cloned(),
         }
     };
     let inputs = graph.inputs.iter().map(input).collect::<Option<Vec<_>>>().ok_or_else(|| {
         unavailable(Code::Input, "the derived graph has an input that the model does not have".to_owned())
     })?;
-    let mut outputs = vec![OutputSlot { name: "logits".to_owned(), dims: labels }];
-    if kind == ProgramKind::Gradient {
-        let dims = vec![Dim::Sequence, Dim::Fixed(hidden)];
-        outputs.push(OutputSlot { name: "inputs_embeds_grad".to_owned(), dims });
-    }
+    let logits = OutputSlot { name: "logits".to_owned(), dims: bench.layout.outputs[0].dims.clone() };
+    let outputs = std::iter::once(logits).chain(wires.outputs).collect();
     // A graph without its attention mask among the inputs cannot hide padding.
     let hides = inputs.iter().any(|it| it.role == Role::Mask);
     let padding = if hides { bench.layout.padding } else { Padding::Never };
-    let layout = Layout { inputs, outputs, padding };
-    Program::open(bench.runtime, &graphs::runnable(graph), bench.weights, kind, layout, bench.workers)
-        .map(Arc::new)
-        .map_err(|error| unavailable(Code::Run, error.to_string()))
+    Ok(Layout { inputs, outputs, padding })
 }
 
 pub(super) fn refused(refusal: Refusal) -> Unavailable {

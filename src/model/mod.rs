@@ -2,6 +2,7 @@
 
 pub mod derived;
 pub mod graphs;
+pub mod intervention;
 pub mod labels;
 pub mod manifest;
 mod need;
@@ -12,7 +13,8 @@ mod words;
 
 use std::sync::Arc;
 
-pub use derived::GradientGraph;
+pub use derived::{EmbeddedGraph, GradientGraph};
+pub use intervention::{InterventionGraph, Restart};
 pub use labels::{Activation, Labels, Output, ScoreError, TargetError};
 pub use manifest::{Manifest, ManifestError, SpecialTokens};
 pub use need::{Need, Unavailable};
@@ -44,6 +46,8 @@ pub struct Model {
     pub forward: Arc<Program>,
     /// The gradient family's graphs, or why there are none.
     pub gradient: Result<GradientGraph, Unavailable>,
+    /// The graphs that edit embeddings and hidden states, or why there are none.
+    pub intervention: Result<InterventionGraph, Unavailable>,
     /// What a caller should know beside the numbers.
     pub warnings: Vec<String>,
 }
@@ -72,6 +76,11 @@ impl Model {
         match need {
             Need::Forward => Ok(()),
             Need::Gradient => self.gradient().map(|_| ()),
+            Need::Embeddings => self.intervention().map(|_| ()),
+            Need::HiddenStates => match self.intervention()?.widths.is_empty() {
+                true => Err(intervention::no_layers()),
+                false => Ok(()),
+            },
         }
     }
 
@@ -81,5 +90,13 @@ impl Model {
     /// [`Unavailable`] with the reason that was found when the model was opened.
     pub fn gradient(&self) -> Result<&GradientGraph, Unavailable> {
         self.gradient.as_ref().map_err(Clone::clone)
+    }
+
+    /// The graphs that edit embeddings and hidden states.
+    ///
+    /// # Errors
+    /// [`Unavailable`] with the reason that was found when the model was opened.
+    pub fn intervention(&self) -> Result<&InterventionGraph, Unavailable> {
+        self.intervention.as_ref().map_err(Clone::clone)
     }
 }

@@ -11,6 +11,10 @@ pub enum Need {
     Forward,
     /// Gradients with respect to the word embeddings.
     Gradient,
+    /// Logits from word embeddings.
+    Embeddings,
+    /// Logits from a hidden state.
+    HiddenStates,
 }
 
 impl Need {
@@ -18,7 +22,7 @@ impl Need {
     pub fn is_derived(self) -> bool {
         match self {
             Self::Forward => false,
-            Self::Gradient => true,
+            Self::Gradient | Self::Embeddings | Self::HiddenStates => true,
         }
     }
 }

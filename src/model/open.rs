@@ -3,11 +3,11 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    Manifest, ManifestError, Model, derived, graphs,
+    EmbeddedGraph, Manifest, ManifestError, Model, derived, graphs, intervention,
     manifest::Side,
     text::{Tokenizer, TokenizerError},
 };
-use crate::compile::refusal::Code;
+use crate::compile::{Compiled, refusal::Code};
 use crate::runtime::{
     Dim, Element, Graph, InputSlot, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind,
     Role, Row, Runtime, RuntimeError, Session, SharedWeights,
@@ -116,16 +116,22 @@ impl Model {
             forward.layout.padding = Padding::Never;
         }
         let labels = manifest.labels(Some(width))?;
-        let gradient = compiled.and_then(|compiled| {
-            if compiled.embedding.partial {
-                warnings.push(
-                    "the decoder looks up shifted token ids in the same table: gradients leave that path out"
-                        .to_owned(),
-                );
-            }
-            let (runtime, workers, layout) = (&settings.runtime, settings.workers, &forward.layout);
-            derived::gradient(&compiled, &derived::Bench { runtime, weights: &weights, workers, layout })
+        if compiled.as_ref().is_ok_and(|it| it.embedding.partial) {
+            warnings.push(
+                "the decoder looks up shifted token ids in the same table: gradients leave that path out"
+                    .to_owned(),
+            );
+        }
+        let (runtime, workers, layout) = (&settings.runtime, settings.workers, &forward.layout);
+        let bench = derived::Bench { runtime, weights: &weights, workers, layout };
+        let behind = compiled.and_then(|compiled| {
+            let embedded = derived::embedded(&compiled, &bench)?;
+            Ok((compiled, embedded))
         });
+        let derive = |it: &(Compiled, EmbeddedGraph)| derived::gradient(&it.0, &it.1, &bench);
+        let gradient = behind.as_ref().map_err(Clone::clone).and_then(derive);
+        let derive = |it: &(Compiled, EmbeddedGraph)| intervention::intervention(&it.0, &it.1, &bench);
+        let intervention = behind.as_ref().map_err(Clone::clone).and_then(derive);
         Ok(Self {
             name: name.to_owned(),
             digest: manifest.digest()?,
@@ -137,6 +143,7 @@ impl Model {
             device: settings.runtime.device,
             forward: Arc::new(forward),
             gradient,
+            intervention,
             warnings,
         })
     }

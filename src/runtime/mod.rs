@@ -5,6 +5,7 @@
 //! request's way through the queue: its share, its deadline, its cancellation and its counters.
 
 mod batch;
+mod deferred;
 mod device;
 mod environment;
 mod lane;
@@ -18,6 +19,7 @@ mod tensor;
 mod threads;
 
 pub use batch::{Batching, plan};
+pub use deferred::{Deferred, Held};
 pub use device::{Device, UnknownDevice};
 pub use environment::{Runtime, RuntimeError, library_candidates};
 pub use lane::{Cancel, Lane, Spent, Stop};

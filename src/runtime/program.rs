@@ -2,8 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
+
+use ort::value::DynValue;
 
 use super::{Graph, Layout, Row, RowOut, Runtime, RuntimeError, Session, SharedWeights, session::Optimise};
 
@@ -41,8 +43,20 @@ impl Program {
         layout: Layout,
         workers: usize,
     ) -> Result<Self, RuntimeError> {
-        let values = weights.of(graph)?;
-        let open = |_| Session::with(runtime, graph, &values, weights, Optimise::Everything).map(Mutex::new);
+        Self::with(runtime, graph, &weights.of(graph)?, weights, kind, layout, workers)
+    }
+
+    /// As [`Program::open`], the graph's `values` looked up among `weights` before.
+    pub(super) fn with(
+        runtime: &Runtime,
+        graph: &Graph,
+        values: &[Arc<DynValue>],
+        weights: &SharedWeights,
+        kind: ProgramKind,
+        layout: Layout,
+        workers: usize,
+    ) -> Result<Self, RuntimeError> {
+        let open = |_| Session::with(runtime, graph, values, weights, Optimise::Everything).map(Mutex::new);
         let sessions = (0..workers.max(1)).map(open).collect::<Result<_, _>>()?;
         Ok(Self { kind, layout, sessions })
     }

@@ -76,7 +76,7 @@ impl SharedWeights {
         graph.weights.iter().map(|it| self.value(it)).collect()
     }
 
-    fn value(&self, weight: &Weight) -> Result<Arc<DynValue>, RuntimeError> {
+    pub(super) fn value(&self, weight: &Weight) -> Result<Arc<DynValue>, RuntimeError> {
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         let named = values.entry(weight.name.clone()).or_default();
         if let Some(value) = named.iter().find(|it| weight.is_held_by(it)) {

@@ -1,15 +1,15 @@
-//! Gradient graphs in a model folder: taken when they belong to the model, measured all the same.
+//! Derived graphs in a model folder: taken when they belong to the model, measured all the same.
 
 use std::{fs, path::Path};
 
 use explaind::{
     compile::{self, onnx::note::with_note},
     model::{
-        Manifest,
+        Manifest, Model, OpenSettings,
         derived::{self, DIGEST_KEY},
         graphs,
     },
-    runtime::{Device, Runtime, SharedWeights},
+    runtime::{Device, Extra, Row, Runtime, SharedWeights},
 };
 
 /// A copy of a zoo folder, with its own gradient graph noted as made for `digest`.
@@ -60,4 +60,47 @@ fn a_graph_of_another_model_is_left_alone() {
 fn a_wrong_graph_is_not_offered() {
     let (folder, runtime) = folder(|manifest| manifest.digest().expect("a digest"), true);
     assert_eq!(reopened(folder.path(), &runtime), Err("measured".to_owned()));
+}
+
+#[test]
+fn an_intervention_graph_that_was_written_edits_as_the_derived_one() {
+    let (folder, runtime) = folder(|manifest| manifest.digest().expect("a digest"), false);
+    let open = || {
+        let settings = OpenSettings { runtime: runtime.clone(), workers: 1 };
+        Model::open("bert", folder.path(), &settings).expect("a model")
+    };
+    let logits = |model: &Model, layer: usize| {
+        let graph = model.intervention().expect("an intervention graph");
+        let state: Vec<f32> = (0..5 * graph.widths[layer]).map(|it| (it as f32).sin()).collect();
+        let row = Row { extras: vec![Extra::Values(state.into())], ..Row::of(vec![5; 5], None) };
+        let restart = graph.from_state(layer).expect("it opens");
+        restart.program.run(0, &[row]).expect("logits").remove(0).values.remove(0)
+    };
+    let derived = open();
+    let manifest = Manifest::read(folder.path(), None).expect("a model folder");
+    let graph = graphs::read(&manifest.graph).expect("a graph");
+    let compiled =
+        derived::compile(graph, &runtime, &SharedWeights::default(), &manifest).expect("a structure");
+    let mut intervention = compiled.intervention.expect("an intervention graph").cut.graph;
+    let write = |graph: &compile::graph::Graph| {
+        let bytes = with_note(compile::write(graph), DIGEST_KEY, &manifest.digest().expect("a digest"));
+        fs::write(folder.path().join("intervention.onnx"), bytes).expect("a file");
+    };
+    write(&intervention);
+    let written = open();
+    for layer in 0..derived.intervention().expect("an intervention graph").widths.len() {
+        let (one, other) = (logits(&derived, layer), logits(&written, layer));
+        assert!(one.iter().zip(&other).all(|(a, b)| (a - b).abs() < 1e-5), "{layer}: {one:?} {other:?}");
+    }
+    // A graph that edits nothing is not offered.
+    for node in intervention.nodes.iter_mut().filter(|it| it.inputs.iter().any(|it| &**it == "add_1")) {
+        let kept = node.inputs[0].clone();
+        (node.op, node.inputs) = ("Identity".into(), vec![kept]);
+    }
+    for node in intervention.nodes.iter_mut().filter(|it| it.inputs.iter().any(|it| &**it == "keep_1")) {
+        let raw = node.inputs[0].clone();
+        (node.op, node.inputs) = ("Identity".into(), vec![raw]);
+    }
+    write(&intervention);
+    assert_eq!(open().intervention.err().map(|it| it.code).as_deref(), Some("measured"));
 }

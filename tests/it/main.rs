@@ -8,6 +8,7 @@ mod arrays;
 mod engine;
 mod evaluate;
 mod exported;
+mod intervention;
 mod invariance;
 mod laws;
 mod lowerings;

@@ -30,7 +30,7 @@ fn open(name: &str, folder: &Path) -> Model {
 }
 
 /// Every architecture, opened once.
-fn all() -> &'static [(PathBuf, Model)] {
+pub fn all() -> &'static [(PathBuf, Model)] {
     static MODELS: OnceLock<Vec<(PathBuf, Model)>> = OnceLock::new();
     MODELS.get_or_init(|| {
         let entries = fs::read_dir(zoo("")).expect("the zoo is in the project");
