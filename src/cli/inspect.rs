@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Inspect) -> anyhow::Result<()> {
         Ok(compiled) => {
             structure(&compiled);
             methods(|need| match need {
-                Need::Forward => None,
+                Need::Forward | Need::Words | Need::FillMask => None,
                 Need::Gradient => compiled.gradient.as_ref().err(),
                 Need::Embeddings | Need::HiddenStates => compiled.intervention.as_ref().err(),
             })

@@ -8,7 +8,7 @@ use tracing::{error, info};
 
 use crate::{
     api::{self, Door, openapi::EXAMPLE},
-    config::{Entry as Setting, Settings},
+    config::{Entry as Setting, ModelSettings, NamedFolder, Settings},
     explain::House,
     model::{Entry, Model, OpenSettings, Shelf},
     runtime::{Runtime, Scheduler, SchedulerSettings},
@@ -58,7 +58,7 @@ fn open(settings: &Settings) -> anyhow::Result<House> {
     let opening = OpenSettings { runtime, workers: engine.workers as usize };
     let mut models = Shelf::default();
     for named in &settings.models.models {
-        models.put(named.name.clone(), open_model(named, &opening, settings.models.allow_partial)?);
+        models.put(named.name.clone(), open_model(named, &opening, &settings.models)?);
     }
     if !models.iter().any(|(_, entry)| matches!(entry, Entry::Ready(_))) {
         bail!("no model opened");
@@ -72,13 +72,17 @@ fn open(settings: &Settings) -> anyhow::Result<House> {
 }
 
 fn open_model(
-    named: &crate::config::NamedFolder,
+    named: &NamedFolder,
     opening: &OpenSettings,
-    allow_partial: bool,
+    settings: &ModelSettings,
 ) -> anyhow::Result<Entry> {
     let started = Instant::now();
+    let allow_partial = settings.allow_partial;
     match Model::open(&named.name, &named.folder, opening) {
-        Ok(model) => {
+        Ok(mut model) => {
+            for companion in settings.fill_mask.iter().filter(|it| it.name == named.name) {
+                accompany(&mut model, companion, opening, allow_partial)?;
+            }
             let (ms, labels) = (started.elapsed().as_millis() as u64, model.labels.len());
             info!(model = named.name, digest = model.digest, labels, ms, "opened");
             Ok(Entry::Ready(Arc::new(model)))
@@ -88,6 +92,27 @@ fn open_model(
             Ok(Entry::Failed(reason.to_string()))
         }
         Err(reason) => Err(reason).with_context(|| format!("the model `{}` does not open", named.name)),
+    }
+}
+
+fn accompany(
+    model: &mut Model,
+    companion: &NamedFolder,
+    opening: &OpenSettings,
+    allow_partial: bool,
+) -> anyhow::Result<()> {
+    match model.accompany(&companion.folder, opening) {
+        Ok(()) => {
+            info!(model = companion.name, folder = %companion.folder.display(), "has a companion");
+            Ok(())
+        }
+        Err(reason) if allow_partial => {
+            error!(model = companion.name, %reason, "a companion did not open; serving without it");
+            Ok(())
+        }
+        Err(reason) => {
+            Err(reason).with_context(|| format!("the companion of `{}` does not open", companion.name))
+        }
     }
 }
 

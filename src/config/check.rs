@@ -27,6 +27,12 @@ impl Settings {
         for model in &self.models.models {
             refuse(!names.insert(&model.name), format!("two models are named `{}`", model.name));
         }
+        let mut companions = HashSet::new();
+        for companion in &self.models.fill_mask {
+            let name = &companion.name;
+            refuse(!names.contains(name), format!("fill_mask names `{name}`, which is none of the models"));
+            refuse(!companions.insert(name), format!("fill_mask names `{name}` twice"));
+        }
         refuse(
             limits.default_timeout_ms > limits.max_timeout_ms,
             format!(
@@ -90,6 +96,7 @@ mod tests {
         let found = conflicts(&[
             "--model=a=b",
             "--model=a=c",
+            "--fill-mask=c=d",
             "--default-timeout-ms=2000",
             "--max-timeout-ms=1000",
             "--max-text-chars=2000000",
@@ -97,9 +104,10 @@ mod tests {
             "--drain-delay-ms=30000",
             "--metrics-addr=127.0.0.1:8080",
         ]);
-        assert_eq!(found.len(), 6, "{found:#?}");
+        assert_eq!(found.len(), 7, "{found:#?}");
         for (words, setting) in found.iter().zip([
             "named `a`",
+            "fill_mask names `c`",
             "default_timeout_ms",
             "max_text_chars",
             "queue_tokens",

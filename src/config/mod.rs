@@ -57,7 +57,11 @@ pub struct ModelSettings {
     /// the first is the default model
     #[arg(long = "model", env = "EXPLAIND_MODELS", value_name = "NAME=DIR", value_delimiter = ',')]
     pub models: Vec<NamedFolder>,
-    /// Serve although some models do not open; they are listed as failed
+    /// A masked language model in the folder DIR as the companion of the model NAME, for `operation: "mlm"`; it
+    /// must have the model's vocabulary; repeatable
+    #[arg(long = "fill-mask", env = "EXPLAIND_FILL_MASK", value_name = "NAME=DIR", value_delimiter = ',')]
+    pub fill_mask: Vec<NamedFolder>,
+    /// Serve although some models or companions do not open; they are listed as failed
     #[arg(long, env = "EXPLAIND_ALLOW_PARTIAL", value_name = "BOOL", default_value_t = false,
           action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_partial: bool,

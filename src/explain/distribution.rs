@@ -8,7 +8,7 @@ use crate::model::Labels;
 /// Confidence and energy of perturbed rows against the input's own.
 ///
 /// Confidence is the maximum softmax probability (Hendrycks and Gimpel 2017); energy is `−ln Σ exp z`
-/// (Liu et al. 2020). Rows that nobody would write tend to have a lower confidence and a higher energy.
+/// (Liu et al. 2020), of the logits as they are. Rows that nobody would write tend to have a lower confidence and a higher energy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Shift {
     /// Mean maximum probability of the perturbed rows.
@@ -21,28 +21,44 @@ pub struct Shift {
     pub energy_of_input: f64,
 }
 
-impl Shift {
-    /// Measures `rows` of logits against the input's own.
+/// Sums over perturbed rows, while they come.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Drift {
+    confidence: f64,
+    energy: f64,
+    weight: f64,
+}
+
+impl Drift {
+    /// Counts one row of logits with a weight.
     ///
     /// # Errors
     /// Logits that are not finite.
-    pub fn measure(labels: &Labels, input: &[f32], rows: &[impl AsRef<[f32]>]) -> Result<Self, ExplainError> {
-        let confidence = |logits: &[f32]| -> Result<f64, ExplainError> {
-            Ok(labels.scores(logits)?.into_iter().fold(f64::NEG_INFINITY, f64::max))
-        };
-        let count = rows.len().max(1) as f64;
-        let (mut confidences, mut energies) = (0.0, 0.0);
-        for row in rows {
-            confidences += confidence(row.as_ref())?;
-            energies += energy(row.as_ref());
-        }
-        Ok(Self {
-            confidence: confidences / count,
-            confidence_of_input: confidence(input)?,
-            energy: energies / count,
-            energy_of_input: energy(input),
+    pub fn add(&mut self, labels: &Labels, logits: &[f32], weight: f64) -> Result<(), ExplainError> {
+        self.confidence += weight * confidence(labels, logits)?;
+        self.energy += weight * energy(logits);
+        self.weight += weight;
+        Ok(())
+    }
+
+    /// The rows so far against the input's own logits; the input itself, where there was no row.
+    ///
+    /// # Errors
+    /// Logits that are not finite.
+    pub fn against(&self, labels: &Labels, input: &[f32]) -> Result<Shift, ExplainError> {
+        let (confidence_of_input, energy_of_input) = (confidence(labels, input)?, energy(input));
+        let mean = |sum: f64, otherwise: f64| if self.weight > 0.0 { sum / self.weight } else { otherwise };
+        Ok(Shift {
+            confidence: mean(self.confidence, confidence_of_input),
+            confidence_of_input,
+            energy: mean(self.energy, energy_of_input),
+            energy_of_input,
         })
     }
+}
+
+fn confidence(labels: &Labels, logits: &[f32]) -> Result<f64, ExplainError> {
+    Ok(labels.scores(logits)?.into_iter().fold(f64::NEG_INFINITY, f64::max))
 }
 
 /// `−ln Σ exp z`, without overflow.
@@ -60,7 +76,9 @@ mod tests {
     #[test]
     fn two_equal_logits_have_confidence_one_half_and_energy_minus_ln_two() {
         let labels = Labels::numbered(2, Activation::Softmax, 1.0);
-        let shift = Shift::measure(&labels, &[0.0, 0.0], &[[1000.0f32, 0.0]]).unwrap();
+        let mut drift = Drift::default();
+        drift.add(&labels, &[1000.0, 0.0], 0.5).unwrap();
+        let shift = drift.against(&labels, &[0.0, 0.0]).unwrap();
         assert!((shift.confidence_of_input - 0.5).abs() < 1e-12);
         assert!((shift.energy_of_input + std::f64::consts::LN_2).abs() < 1e-12);
         assert!((shift.energy + 1000.0).abs() < 1e-9 && (shift.confidence - 1.0).abs() < 1e-12);

@@ -2,14 +2,18 @@
 //!
 //! Every perturbation and sampling method uses this engine, so an operation means the same everywhere.
 
-use std::sync::Arc;
+mod fillers;
+
+use std::{ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{ExplainError, Misfit, Subject};
+use self::fillers::Fillers;
+use super::{Case, ExplainError, Misfit, Subject};
 use crate::{
-    model::{Model, text::Feature},
+    model::{Model, Need, text::Feature},
     runtime::Row,
 };
 
@@ -28,6 +32,129 @@ pub enum Operation {
     Pad,
     /// It becomes each of the caller's `replacements` in turn, and the scores are averaged.
     Replace,
+    /// Each of its words becomes one of the `k` words that are nearest in the model's own embedding space.
+    Neighbors,
+    /// Each of its words becomes one of the `k` most probable fillers that a companion masked language model
+    /// finds for the gap (Kim et al. 2020, Interpretation of NLP models through input marginalization).
+    Mlm,
+}
+
+impl Operation {
+    /// What the operation needs of the model.
+    pub fn needs(self) -> Vec<Need> {
+        match self {
+            Self::Neighbors => vec![Need::Words],
+            Self::Mlm => vec![Need::FillMask],
+            Self::Delete | Self::Mask | Self::Unk | Self::Pad | Self::Replace => Vec::new(),
+        }
+    }
+
+    fn fills(self) -> bool {
+        matches!(self, Self::Neighbors | Self::Mlm)
+    }
+}
+
+/// What the parameters of a method say about taking features out.
+#[derive(Debug, Clone, Copy)]
+pub struct Removal<'a> {
+    /// How a feature is taken out.
+    pub operation: Operation,
+    /// For [`Operation::Replace`], the texts for each feature in order.
+    pub replacements: Option<&'a [Vec<String>]>,
+    /// For neighbors and mlm: words that may stand for a word.
+    pub k: usize,
+    /// For mlm: fillers that are less probable are left out; the most probable stays.
+    pub floor: f64,
+    /// For neighbors and mlm: fillings drawn for a set of absent features.
+    pub draws: usize,
+}
+
+/// Rows that taking features out costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effort {
+    /// For one set of absent features, at the most.
+    pub variants: usize,
+    /// Once for an input, before anything is taken out.
+    pub once: usize,
+}
+
+/// Fillings drawn where few others would average their chance out.
+const BASE_DRAWS: usize = 32;
+
+impl<'a> Removal<'a> {
+    /// How often a method that evaluates `samples` subsets draws fillings for each: once, and more often where
+    /// all subsets are fewer than the samples.
+    pub fn draws_for(features: usize, samples: usize) -> usize {
+        samples.checked_shr(features as u32).unwrap_or(0).clamp(1, BASE_DRAWS)
+    }
+
+    /// An operation that draws nothing.
+    pub fn plain(operation: Operation, replacements: Option<&'a [Vec<String>]>) -> Self {
+        Self { operation, replacements, k: 1, floor: 0.0, draws: 1 }
+    }
+
+    /// What it will cost, before anything was evaluated.
+    ///
+    /// # Errors
+    /// A token that the model does not have, replacements that do not fit the features, an input that is too
+    /// long for the companion; they point to the parameter.
+    pub fn effort(&self, subject: &Subject<'_>, features: &[Feature]) -> Result<Effort, ExplainError> {
+        self.refuse_misfits(subject)?;
+        if !self.operation.fills() {
+            let how = self.how(subject, features)?;
+            return Ok(Effort { variants: how.variants(), once: 0 });
+        }
+        if self.operation == Operation::Mlm {
+            fillers::check(subject)?;
+        }
+        let gaps = if self.operation == Operation::Mlm { features.len() } else { 0 };
+        Ok(Effort { variants: self.draws, once: gaps + BASE_DRAWS.saturating_sub(self.draws) })
+    }
+
+    /// The engine for `features` of the case; with [`Operation::Mlm`] it asks the companion, one row a feature.
+    ///
+    /// # Errors
+    /// As [`Removal::effort`], and what stops evaluations.
+    pub fn masker(&self, case: &Case<'_>, features: &[Feature]) -> Result<Masker, ExplainError> {
+        let subject = &case.subject;
+        self.refuse_misfits(subject)?;
+        let how = match self.operation {
+            Operation::Neighbors => How::Fillers(Fillers::neighbors(subject, features, self)?),
+            Operation::Mlm => How::Fillers(Fillers::mlm(case, features, self)?),
+            _ => self.how(subject, features)?,
+        };
+        let tokens = &subject.encoded.tokens;
+        let special = &subject.model.special;
+        Ok(Masker {
+            ids: tokens.iter().map(|it| it.id).collect(),
+            types: tokens.iter().map(|it| it.type_id).collect(),
+            features: features.iter().map(|it| it.tokens.clone()).collect(),
+            how,
+            lone: special.unk.or(special.pad).or(special.cls).or(special.sep).unwrap_or(0),
+        })
+    }
+
+    fn refuse_misfits(&self, subject: &Subject<'_>) -> Result<(), ExplainError> {
+        if self.replacements.is_some() && self.operation != Operation::Replace {
+            return Err(Misfit::parameter("replacements", "goes with `operation: \"replace\"`").into());
+        }
+        if self.operation == Operation::Pad && !subject.model.reads_mask() {
+            let detail = "the model has no attention_mask input, so a pad token cannot leave it";
+            return Err(Misfit::parameter("operation", detail).into());
+        }
+        Ok(())
+    }
+
+    fn how(&self, subject: &Subject<'_>, features: &[Feature]) -> Result<How, ExplainError> {
+        let model = subject.model;
+        Ok(match self.operation {
+            Operation::Mask => How::Becomes(role(model.special.mask, "mask", model)?),
+            Operation::Unk => How::Becomes(role(model.special.unk, "unknown", model)?),
+            Operation::Pad => How::Hidden(role(model.special.pad, "pad", model)?),
+            Operation::Replace => How::Texts(texts(model, features, self.replacements)?),
+            Operation::Delete | Operation::Neighbors | Operation::Mlm => How::Delete,
+        })
+    }
 }
 
 /// Rows with features of one input taken out.
@@ -47,47 +174,31 @@ enum How {
     Hidden(u32),
     /// For each feature, the token ids of each of its replacements.
     Texts(Vec<Vec<Vec<u32>>>),
+    /// Words that may stand for the words of each feature.
+    Fillers(Fillers),
+}
+
+impl How {
+    fn variants(&self) -> usize {
+        match self {
+            Self::Texts(texts) => texts.iter().map(Vec::len).max().unwrap_or(1),
+            Self::Fillers(fillers) => fillers.draws,
+            Self::Delete | Self::Becomes(_) | Self::Hidden(_) => 1,
+        }
+    }
+}
+
+/// What becomes of one token of the input.
+#[derive(Clone, Copy)]
+enum Fate<'a> {
+    Stays,
+    Goes,
+    Becomes(u32),
+    Hidden(u32),
+    Texts(&'a [u32]),
 }
 
 impl Masker {
-    /// The engine for `features` of the subject. `replacements` holds, for [`Operation::Replace`], the
-    /// texts for each feature in order.
-    ///
-    /// # Errors
-    /// A token that the model does not have, or replacements that do not fit the features; they point to
-    /// `/parameters/operation` and `/parameters/replacements`.
-    pub fn new(
-        subject: &Subject<'_>,
-        features: &[Feature],
-        operation: Operation,
-        replacements: Option<&[Vec<String>]>,
-    ) -> Result<Self, ExplainError> {
-        let model = subject.model;
-        if replacements.is_some() && operation != Operation::Replace {
-            return Err(Misfit::parameter("replacements", "goes with `operation: \"replace\"`").into());
-        }
-        let how = match operation {
-            Operation::Delete => How::Delete,
-            Operation::Mask => How::Becomes(role(model.special.mask, "mask", model)?),
-            Operation::Unk => How::Becomes(role(model.special.unk, "unknown", model)?),
-            Operation::Pad => How::Hidden(role(model.special.pad, "pad", model)?),
-            Operation::Replace => How::Texts(texts(model, features, replacements)?),
-        };
-        if operation == Operation::Pad && !model.reads_mask() {
-            let detail = "the model has no attention_mask input, so a pad token cannot leave it";
-            return Err(Misfit::parameter("operation", detail).into());
-        }
-        let tokens = &subject.encoded.tokens;
-        let special = &model.special;
-        Ok(Self {
-            ids: tokens.iter().map(|it| it.id).collect(),
-            types: tokens.iter().map(|it| it.type_id).collect(),
-            features: features.iter().map(|it| it.tokens.clone()).collect(),
-            how,
-            lone: special.unk.or(special.pad).or(special.cls).or(special.sep).unwrap_or(0),
-        })
-    }
-
     /// Features that can be taken out.
     pub fn len(&self) -> usize {
         self.features.len()
@@ -98,56 +209,118 @@ impl Masker {
         self.features.is_empty()
     }
 
-    /// How many rows stand for one perturbed input; their scores are averaged.
+    /// How many rows stand for one set of absent features, but see [`Masker::rows`].
     pub fn variants(&self) -> usize {
-        match &self.how {
-            How::Texts(texts) => texts.iter().map(Vec::len).max().unwrap_or(1),
-            How::Delete | How::Becomes(_) | How::Hidden(_) => 1,
-        }
+        self.how.variants()
     }
 
-    /// The rows of the input without the features for which `absent` says so: [`Masker::variants`] of
-    /// them. In variant `n` a feature with fewer replacements than others uses its `n mod count`-th.
-    pub fn rows(&self, absent: impl Fn(usize) -> bool) -> Vec<Row> {
-        let mut gone: Vec<Option<usize>> = vec![None; self.ids.len()];
-        for (feature, tokens) in self.features.iter().enumerate().filter(|(it, _)| absent(*it)) {
-            tokens.iter().for_each(|&at| gone[at] = Some(feature));
-        }
-        (0..self.variants()).map(|variant| self.row(&gone, variant)).collect()
+    /// The rows of the input without the features for which `absent` says so; their scores are averaged. In
+    /// row `n` a feature with fewer replacements than others uses its `n mod count`-th.
+    ///
+    /// Fillers are drawn, for each absent word its own, and depend on the seed, the absent features, the row's
+    /// number and `before` alone, which tells how often the same features were taken out before. When all
+    /// features are taken out for the first time at least 32 fillings are drawn: much rests on that score.
+    pub fn rows(&self, absent: impl Fn(usize) -> bool, before: usize) -> Vec<Row> {
+        let absent: Vec<usize> = (0..self.features.len()).filter(|&it| absent(it)).collect();
+        let (first, count) = match &self.how {
+            How::Fillers(it) if before == 0 && absent.len() == self.len() => (0, it.draws.max(BASE_DRAWS)),
+            How::Fillers(it) => (BASE_DRAWS + before * it.draws, it.draws),
+            how => (0, how.variants()),
+        };
+        self.variant_rows(&absent, first..first + count)
     }
 
-    fn row(&self, gone: &[Option<usize>], variant: usize) -> Row {
-        let mut ids = Vec::with_capacity(gone.len());
-        let mut types = Vec::with_capacity(gone.len());
-        let mut shown = Vec::with_capacity(gone.len());
-        let mut last = None;
-        for (at, feature) in gone.iter().enumerate() {
-            let mut push = |id: u32, visible: bool| {
-                ids.push(id);
-                types.push(self.types[at]);
-                shown.push(visible);
-            };
-            match (feature, &self.how) {
-                (None, _) => push(self.ids[at], true),
-                (Some(_), How::Delete) => {}
-                (Some(_), How::Becomes(id)) => push(*id, true),
-                (Some(_), How::Hidden(id)) => push(*id, false),
-                (Some(feature), How::Texts(texts)) => {
-                    // The replacement stands where the feature's first token stood.
-                    if last != Some(*feature) {
-                        let options = &texts[*feature];
-                        options[variant % options.len()].iter().for_each(|&id| push(id, true));
+    fn variant_rows(&self, absent: &[usize], variants: Range<usize>) -> Vec<Row> {
+        let row = |variant| {
+            let mut fates = vec![Fate::Stays; self.ids.len()];
+            match &self.how {
+                How::Fillers(fillers) => {
+                    for (slot, id) in fillers.drawn(absent, variant) {
+                        fill(&mut fates, slot, id);
                     }
                 }
+                how => absent.iter().for_each(|&it| self.mark(&mut fates, how, it, variant)),
             }
-            last = *feature;
-        }
-        if !shown.contains(&true) {
-            (ids, types, shown) = (vec![self.lone], vec![0], vec![true]);
-        }
-        let mask = shown.contains(&false).then(|| Arc::from(shown));
-        Row { ids: ids.into(), types: Some(types.into()), mask, extras: Vec::new() }
+            self.row(&fates)
+        };
+        variants.map(row).collect()
     }
+
+    /// The rows of the input without one feature, and the weight of each in the mean; the weights sum to 1. The
+    /// fillers of a feature of one word come all, with their probabilities; for more words joint fillings are
+    /// drawn as in [`Masker::rows`].
+    pub fn without(&self, feature: usize) -> Vec<(Row, f64)> {
+        if let How::Fillers(fillers) = &self.how
+            && let [slot] = &fillers.slots[feature][..]
+        {
+            let filled = |(id, weight): &(u32, f64)| {
+                let mut fates = vec![Fate::Stays; self.ids.len()];
+                fill(&mut fates, &slot.tokens, *id);
+                (self.row(&fates), *weight)
+            };
+            return slot.options.iter().map(filled).collect();
+        }
+        let rows = self.variant_rows(&[feature], 0..self.variants());
+        let weight = 1.0 / rows.len() as f64;
+        rows.into_iter().map(|row| (row, weight)).collect()
+    }
+
+    /// The words that may stand for each word of each feature, with their weights; `None` where an operation
+    /// puts nothing of its own into the text.
+    pub fn fillers(&self, model: &Model) -> Option<Value> {
+        match &self.how {
+            How::Fillers(fillers) => Some(fillers.shown(model)),
+            _ => None,
+        }
+    }
+
+    fn mark<'s>(&'s self, fates: &mut [Fate<'s>], how: &'s How, feature: usize, variant: usize) {
+        for (place, &token) in self.features[feature].iter().enumerate() {
+            fates[token] = match how {
+                How::Delete | How::Fillers(_) => Fate::Goes,
+                How::Becomes(id) => Fate::Becomes(*id),
+                How::Hidden(id) => Fate::Hidden(*id),
+                // The replacement stands where the feature's first token stood.
+                How::Texts(texts) if place == 0 => {
+                    Fate::Texts(&texts[feature][variant % texts[feature].len()])
+                }
+                How::Texts(_) => Fate::Goes,
+            };
+        }
+    }
+
+    fn row(&self, fates: &[Fate<'_>]) -> Row {
+        row(&self.ids, &self.types, fates, self.lone)
+    }
+}
+
+/// A word becomes one token, which stands where its first stood.
+fn fill(fates: &mut [Fate<'_>], tokens: &[usize], id: u32) {
+    tokens.iter().for_each(|&it| fates[it] = Fate::Goes);
+    if let Some(&first) = tokens.first() {
+        fates[first] = Fate::Becomes(id);
+    }
+}
+
+fn row(ids: &[u32], types: &[u32], fates: &[Fate<'_>], lone: u32) -> Row {
+    let mut row: Vec<(u32, u32, bool)> = Vec::with_capacity(ids.len());
+    for ((&own, &kind), fate) in ids.iter().zip(types).zip(fates) {
+        match *fate {
+            Fate::Stays => row.push((own, kind, true)),
+            Fate::Goes => {}
+            Fate::Becomes(id) => row.push((id, kind, true)),
+            Fate::Hidden(id) => row.push((id, kind, false)),
+            Fate::Texts(ids) => row.extend(ids.iter().map(|&id| (id, kind, true))),
+        }
+    }
+    if !row.iter().any(|it| it.2) {
+        row = vec![(lone, 0, true)];
+    }
+    let shown: Vec<bool> = row.iter().map(|it| it.2).collect();
+    let ids: Vec<u32> = row.iter().map(|it| it.0).collect();
+    let types: Vec<u32> = row.iter().map(|it| it.1).collect();
+    let mask = shown.contains(&false).then(|| Arc::from(shown));
+    Row { ids: ids.into(), types: Some(types.into()), mask, extras: Vec::new() }
 }
 
 fn role(id: Option<u32>, name: &str, model: &Model) -> Result<u32, ExplainError> {
@@ -158,6 +331,8 @@ fn role(id: Option<u32>, name: &str, model: &Model) -> Result<u32, ExplainError>
             (model.special.unk.is_some(), "unk"),
             (model.special.pad.is_some(), "pad"),
             (true, "replace"),
+            (model.words.is_ok(), "neighbors"),
+            (model.fill_mask.is_ok(), "mlm"),
         ]
         .into_iter()
         .filter_map(|(there, it)| there.then_some(it))

@@ -28,7 +28,7 @@ pub use answer::{
 pub use case::{Case, Finding, Memo, Subject, attributions};
 pub use error::{ExplainError, Limit, Misfit};
 pub use house::{House, Limits};
-pub use masking::{Masker, Operation};
+pub use masking::{Effort, Masker, Operation, Removal};
 pub use method::{About, Family, Method, Plan, Price, Typed, nothing_more};
 pub use predict::{FunctionToApply, LabelOf, PredictParameters, PredictRequest, predict};
 pub use request::{

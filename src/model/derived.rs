@@ -113,6 +113,16 @@ pub(super) fn embedded(compiled: &Compiled, bench: &Bench<'_>) -> Result<Embedde
     Ok(EmbeddedGraph { program, words })
 }
 
+/// The word embedding's table.
+///
+/// # Errors
+/// A table that is not made of floating-point numbers.
+pub(super) fn words((_, embedded): &(Compiled, EmbeddedGraph)) -> Result<Arc<Words>, Unavailable> {
+    let odd =
+        || unavailable(Code::Embedding, "the word embedding holds no floating-point numbers".to_owned());
+    if embedded.words.count() == 0 { Err(odd()) } else { Ok(embedded.words.clone()) }
+}
+
 /// Opens the gradient family's graphs, or says why not.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! What is loaded: one classifier, ready to be asked.
 
 pub mod derived;
+mod fill_mask;
 pub mod graphs;
 pub mod intervention;
 pub mod labels;
@@ -11,9 +12,10 @@ mod shelf;
 pub mod text;
 mod words;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 pub use derived::{EmbeddedGraph, GradientGraph};
+pub use fill_mask::FillMask;
 pub use intervention::{InterventionGraph, Restart};
 pub use labels::{Activation, Labels, Output, ScoreError, TargetError};
 pub use manifest::{Manifest, ManifestError, SpecialTokens};
@@ -48,6 +50,10 @@ pub struct Model {
     pub gradient: Result<GradientGraph, Unavailable>,
     /// The graphs that edit embeddings and hidden states, or why there are none.
     pub intervention: Result<InterventionGraph, Unavailable>,
+    /// The word embedding's table, or why it was not found.
+    pub words: Result<Arc<Words>, Unavailable>,
+    /// The companion masked language model, or why there is none.
+    pub fill_mask: Result<FillMask, Unavailable>,
     /// What a caller should know beside the numbers.
     pub warnings: Vec<String>,
 }
@@ -81,6 +87,8 @@ impl Model {
                 true => Err(intervention::no_layers()),
                 false => Ok(()),
             },
+            Need::Words => self.words().map(|_| ()),
+            Need::FillMask => self.fill_mask().map(|_| ()),
         }
     }
 
@@ -98,5 +106,39 @@ impl Model {
     /// [`Unavailable`] with the reason that was found when the model was opened.
     pub fn intervention(&self) -> Result<&InterventionGraph, Unavailable> {
         self.intervention.as_ref().map_err(Clone::clone)
+    }
+
+    /// The word embedding's table.
+    ///
+    /// # Errors
+    /// [`Unavailable`] with the reason that was found when the model was opened.
+    pub fn words(&self) -> Result<&Arc<Words>, Unavailable> {
+        self.words.as_ref().map_err(Clone::clone)
+    }
+
+    /// The companion masked language model.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: none was named, or it did not open.
+    pub fn fill_mask(&self) -> Result<&FillMask, Unavailable> {
+        self.fill_mask.as_ref().map_err(Clone::clone)
+    }
+
+    /// Gives the model its companion. Where that does not open, the model remembers why.
+    ///
+    /// # Errors
+    /// As [`FillMask::open`].
+    pub fn accompany(&mut self, folder: &Path, settings: &OpenSettings) -> Result<(), OpenError> {
+        match FillMask::open(folder, &self.tokenizer, settings) {
+            Ok(companion) => {
+                self.fill_mask = Ok(companion);
+                Ok(())
+            }
+            Err(error) => {
+                self.fill_mask =
+                    Err(fill_mask::missing(format!("the model's companion did not open: {error}")));
+                Err(error)
+            }
+        }
     }
 }

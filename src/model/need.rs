@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A graph that a method runs.
+/// What a method needs of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Need {
@@ -15,26 +15,30 @@ pub enum Need {
     Embeddings,
     /// Logits from a hidden state.
     HiddenStates,
+    /// The word embedding's table.
+    Words,
+    /// A companion masked language model.
+    FillMask,
 }
 
 impl Need {
-    /// Whether the compiler must derive the graph, so that a model may lack it.
+    /// Whether the compiler must find or derive it, so that a model may lack it.
     pub fn is_derived(self) -> bool {
         match self {
-            Self::Forward => false,
-            Self::Gradient | Self::Embeddings | Self::HiddenStates => true,
+            Self::Forward | Self::FillMask => false,
+            Self::Gradient | Self::Embeddings | Self::HiddenStates | Self::Words => true,
         }
     }
 }
 
-/// A graph that a model does not have, found out when the model was opened.
+/// What a model does not have, found out when the model was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema, thiserror::Error)]
 #[error("{reason}")]
 pub struct Unavailable {
     /// The method that was asked for, once one was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// What kind of obstacle it is: `operator`, `quantised`, `embedding`, ...
+    /// What kind of obstacle it is: `operator`, `quantised`, `embedding`, `fill_mask`, ...
     pub code: String,
     /// The obstacle in a sentence.
     pub reason: String,

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    EmbeddedGraph, Manifest, ManifestError, Model, derived, graphs, intervention,
+    EmbeddedGraph, Manifest, ManifestError, Model, derived, fill_mask, graphs, intervention,
     manifest::Side,
     text::{Tokenizer, TokenizerError},
 };
@@ -51,6 +51,22 @@ pub enum OpenError {
         file: String,
         /// What was found instead.
         detail: String,
+    },
+    /// The graph is not that of a masked language model, which a companion must be.
+    #[error("{file}: not a masked language model: {detail}")]
+    NotAMaskedModel {
+        /// The file.
+        file: String,
+        /// What was found instead.
+        detail: String,
+    },
+    /// A companion must share the classifier's vocabulary, so that its words can be put into the classifier's rows.
+    #[error("{file}: not the classifier's vocabulary: {difference}")]
+    OtherVocabulary {
+        /// The companion's `tokenizer.json`.
+        file: String,
+        /// The first difference.
+        difference: String,
     },
 }
 
@@ -132,6 +148,7 @@ impl Model {
         let gradient = behind.as_ref().map_err(Clone::clone).and_then(derive);
         let derive = |it: &(Compiled, EmbeddedGraph)| intervention::intervention(&it.0, &it.1, &bench);
         let intervention = behind.as_ref().map_err(Clone::clone).and_then(derive);
+        let words = behind.as_ref().map_err(Clone::clone).and_then(derived::words);
         Ok(Self {
             name: name.to_owned(),
             digest: manifest.digest()?,
@@ -144,6 +161,8 @@ impl Model {
             forward: Arc::new(forward),
             gradient,
             intervention,
+            words,
+            fill_mask: Err(fill_mask::missing("the model has no companion masked language model")),
             warnings,
         })
     }
@@ -152,6 +171,15 @@ impl Model {
 /// How the graph's inputs are fed and which output holds the logits. The logits' width is filled in by
 /// [`learn_width`] where the graph leaves it open.
 fn layout(inputs: &[Outlet], outputs: &[Outlet], manifest: &Manifest) -> Result<Layout, String> {
+    let (inputs, padding) = self::inputs(inputs, manifest)?;
+    let logits = logits(outputs)?;
+    let width = logits.dims.last().copied().flatten().unwrap_or(0);
+    let outputs = vec![OutputSlot { name: logits.name.clone(), dims: vec![Dim::Fixed(width)] }];
+    Ok(Layout { inputs, outputs, padding })
+}
+
+/// How a graph's inputs are fed, and how rows of unequal length share a batch.
+pub(super) fn inputs(inputs: &[Outlet], manifest: &Manifest) -> Result<(Vec<InputSlot>, Padding), String> {
     let inputs = inputs.iter().map(input_slot).collect::<Result<Vec<_>, _>>()?;
     let has = |role| inputs.iter().any(|it| it.role == role);
     if !has(Role::Ids) {
@@ -163,10 +191,7 @@ fn layout(inputs: &[Outlet], outputs: &[Outlet], manifest: &Manifest) -> Result<
         (Some(pad), true, Side::Left) => Padding::Left(pad),
         (None, _, _) | (_, false, _) => Padding::Never,
     };
-    let logits = logits(outputs)?;
-    let width = logits.dims.last().copied().flatten().unwrap_or(0);
-    let outputs = vec![OutputSlot { name: logits.name.clone(), dims: vec![Dim::Fixed(width)] }];
-    Ok(Layout { inputs, outputs, padding })
+    Ok((inputs, padding))
 }
 
 fn input_slot(outlet: &Outlet) -> Result<InputSlot, String> {

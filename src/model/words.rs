@@ -49,20 +49,24 @@ impl Words {
     pub fn neighbors(&self, id: u32) -> Arc<[u32]> {
         let kept = self.near.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
         kept.unwrap_or_else(|| {
-            let found = self.search(id);
+            let found: Arc<[u32]> = self.search(self.row(id), |other| other == id).into();
             self.near.lock().unwrap_or_else(PoisonError::into_inner).insert(id, found.clone());
             found
         })
     }
 
-    fn search(&self, id: u32) -> Arc<[u32]> {
-        let word = self.row(id);
+    /// The 500 tokens whose embeddings are nearest to `word` (Euclidean), nearest first.
+    pub fn nearest(&self, word: &[f32]) -> Vec<u32> {
+        self.search(word, |_| false)
+    }
+
+    fn search(&self, word: &[f32], except: impl Fn(u32) -> bool) -> Vec<u32> {
         let mut order: Vec<(f32, u32)> = self
             .values
             .chunks(self.hidden)
             .zip(&self.squares)
             .zip(0u32..)
-            .filter(|(_, other)| *other != id)
+            .filter(|(_, other)| !except(*other))
             .map(|((row, square), other)| (square - 2.0 * dot(word, row), other))
             .collect();
         let by_distance = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
@@ -97,6 +101,7 @@ mod tests {
         let words = Words::new(vec![0.0, 0.0, 5.0, 0.0, 1.0, 0.0, 0.0, 2.0], 2);
         assert_eq!(*words.neighbors(0), [2, 3, 1]);
         assert_eq!(*words.neighbors(1), [2, 0, 3]);
+        assert_eq!(words.nearest(&[0.9, 0.0]), [2, 0, 3, 1]);
         assert_eq!(words.mean(), [1.5, 0.5]);
     }
 }

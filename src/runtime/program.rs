@@ -66,16 +66,24 @@ impl Program {
     /// # Errors
     /// ONNX Runtime's words, or an output that is not [batch, size].
     pub fn probe_width(&mut self, row: &Row) -> Result<usize, RuntimeError> {
-        let inputs = self.layout.stack(std::slice::from_ref(row));
-        let name = self.layout.outputs[0].name.as_str();
-        let session = self.sessions[0].get_mut().unwrap_or_else(PoisonError::into_inner);
-        match session.run(inputs, [name])?.first().map(|it| it.dims.as_slice()) {
-            Some(&[1, width]) if width > 0 => Ok(width),
-            other => {
-                let found = other.unwrap_or_default();
+        match self.probe(row)?[..] {
+            [1, width] if width > 0 => Ok(width),
+            ref found => {
+                let name = &self.layout.outputs[0].name;
                 Err(RuntimeError::Session(format!("output `{name}` has shape {found:?}, not [1, labels]")))
             }
         }
+    }
+
+    /// The shape of the first output, batch axis included, found by running `row`.
+    ///
+    /// # Errors
+    /// ONNX Runtime's words.
+    pub fn probe(&mut self, row: &Row) -> Result<Vec<usize>, RuntimeError> {
+        let inputs = self.layout.stack(std::slice::from_ref(row));
+        let name = self.layout.outputs[0].name.as_str();
+        let session = self.sessions[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+        Ok(session.run(inputs, [name])?.swap_remove(0).dims)
     }
 
     /// Whether `row` gets the same first output beside a longer row, padded, as alone: to within a hundredth of

@@ -20,6 +20,7 @@ mod process;
 mod reader;
 mod reference;
 mod refusals;
+mod replacements;
 mod routes;
 mod service;
 mod shapes;

@@ -56,6 +56,10 @@ pub struct ModelFacts {
     activation: Activation,
     /// What logits are divided by before that.
     temperature: f64,
+    /// SHA-256 of its companion masked language model, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    fill_mask: Option<String>,
     /// Where it runs.
     #[schema(example = "cpu")]
     device: String,
@@ -127,6 +131,7 @@ impl ModelPage {
                 labels_named: model.labels.are_named(),
                 activation: model.labels.activation(),
                 temperature: model.labels.temperature(),
+                fill_mask: model.fill_mask.as_ref().ok().map(|it| it.digest.clone()),
                 device: model.device.to_string(),
                 precision: model.precision,
                 limits: ModelLimits {

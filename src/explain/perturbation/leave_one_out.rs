@@ -6,8 +6,8 @@ use utoipa::ToSchema;
 
 use crate::{
     explain::{
-        About, Case, ExplainError, Family, Finding, Masker, Method, Misfit, Operation, Price, Subject, Typed,
-        attributions, distribution::Shift, nothing_more,
+        About, Case, Effort, ExplainError, Family, Finding, Method, Misfit, Operation, Price, Removal,
+        Subject, Typed, attributions, distribution::Drift,
     },
     model::{
         Need, Output,
@@ -30,13 +30,13 @@ static LEAVE_ONE_OUT: Typed<LeaveOneOut> = Typed {
         stops_early: false,
         example: r#"{"operation": "mask"}"#,
     },
-    needs: nothing_more,
+    needs: |it| it.operation.needs(),
     price,
     run,
 };
 
 /// Parameters of leave-one-out.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LeaveOneOut {
     /// How a feature is taken out.
@@ -46,6 +46,13 @@ pub struct LeaveOneOut {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub replacements: Option<Vec<Vec<String>>>,
+    /// For `neighbors` and `mlm`: how many words may stand for a word. A feature of one word gets all of them, a
+    /// feature of several as many joint fillings.
+    #[schema(minimum = 1, maximum = 100, default = 10)]
+    pub k: usize,
+    /// For `mlm`: fillers below this probability are left out, the most probable stays.
+    #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
+    pub floor: f64,
     /// Take out windows of consecutive words instead of the request's granularity; windows may overlap, and
     /// each gets a score of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,6 +77,12 @@ fn one() -> usize {
     1
 }
 
+impl Default for LeaveOneOut {
+    fn default() -> Self {
+        Self { operation: Operation::default(), replacements: None, k: 10, floor: 0.0, window: None }
+    }
+}
+
 impl LeaveOneOut {
     fn features(&self, subject: &Subject<'_>) -> Result<Vec<Feature>, ExplainError> {
         match self.window {
@@ -79,37 +92,48 @@ impl LeaveOneOut {
         }
     }
 
-    fn masker(&self, subject: &Subject<'_>, features: &[Feature]) -> Result<Masker, ExplainError> {
-        Masker::new(subject, features, self.operation, self.replacements.as_deref())
+    fn removal(&self) -> Removal<'_> {
+        let Self { operation, k, floor, .. } = *self;
+        Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws: k }
     }
 }
 
-/// One row for each feature and one with all of them gone, as often as there are replacements.
+/// One row for each feature and one with all of them gone, as often as there are replacements; with `mlm` one row
+/// of the companion for each feature, and fewer replacements where the vocabulary or the floor leaves fewer.
 fn price(parameters: &LeaveOneOut, subject: &Subject<'_>) -> Result<Price, ExplainError> {
     let features = parameters.features(subject)?;
-    let masker = parameters.masker(subject, &features)?;
-    Ok(Price { forward: ((masker.len() + 1) * masker.variants()) as u64, gradient: 0 })
+    let Effort { variants, once } = parameters.removal().effort(subject, &features)?;
+    Ok(Price { forward: ((features.len() + 1) * variants + once) as u64, gradient: 0 })
 }
 
 /// `score(f) = v(x) − v(x without f)`.
 fn run(parameters: &LeaveOneOut, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let features = parameters.features(&case.subject)?;
-    let masker = parameters.masker(&case.subject, &features)?;
-    let mut rows: Vec<_> = (0..features.len()).flat_map(|gone| masker.rows(|it| it == gone)).collect();
-    rows.extend(masker.rows(|_| true));
+    let masker = parameters.removal().masker(case, &features)?;
+    let mut groups: Vec<_> = (0..features.len()).map(|gone| masker.without(gone)).collect();
+    let empty = masker.rows(|_| true, 0);
+    let share = 1.0 / empty.len() as f64;
+    groups.push(empty.into_iter().map(|row| (row, share)).collect());
 
-    let logits = case.forward(rows)?;
+    let logits = case.forward(groups.iter().flatten().map(|(row, _)| row.clone()).collect())?;
     let full = case.scalars(&case.logits)?;
-    let scalars = logits.iter().map(|it| case.scalars(it)).collect::<Result<Vec<_>, _>>()?;
-    let variants = masker.variants();
-    let shift =
-        Shift::measure(&case.subject.model.labels, &case.logits, &logits[..features.len() * variants])?;
+    let labels = &case.subject.model.labels;
+    let mut drift = Drift::default();
+    let mut means = vec![vec![0.0; full.len()]; groups.len()];
+    let mut answers = logits.iter();
+    for (group, (rows, mean)) in groups.iter().zip(&mut means).enumerate() {
+        for ((_, weight), logits) in rows.iter().zip(&mut answers) {
+            mean.iter_mut().zip(case.scalars(logits)?).for_each(|(mean, it)| *mean += weight * it);
+            if group < features.len() {
+                drift.add(labels, logits, *weight)?;
+            }
+        }
+    }
+    let shift = drift.against(labels, &case.logits)?;
+    let fillers = masker.fillers(case.subject.model).map(|it| json!({ "fillers": it }));
 
     let finding = |target: usize| {
-        let mean = |group: usize| {
-            let of = &scalars[group * variants..(group + 1) * variants];
-            of.iter().map(|it| it[target]).sum::<f64>() / variants as f64
-        };
+        let mean = |group: usize| means[group][target];
         let value = full[target];
         let scores: Vec<f64> = (0..features.len()).map(|gone| value - mean(gone)).collect();
         let base = mean(features.len());
@@ -122,7 +146,7 @@ fn run(parameters: &LeaveOneOut, case: &Case<'_>) -> Result<Vec<Finding>, Explai
             base_value: Some(base),
             attributions: attributions(case.subject.encoded, &features, &scores),
             evidence,
-            details: None,
+            details: fillers.clone(),
         }
     };
     Ok((0..case.targets.len()).map(finding).collect())

@@ -7,9 +7,9 @@ use utoipa::ToSchema;
 use super::masked::{Masked, What, refuse, settle, text, with_errors};
 use crate::{
     explain::{
-        About, Case, ExplainError, Family, Finding, Masker, Method, Operation, Price, Subject, Typed,
+        About, Case, Effort, ExplainError, Family, Finding, Method, Operation, Price, Removal, Subject,
+        Typed,
         estimators::{self, Coalition, Interval, Rule},
-        nothing_more,
     },
     model::{Need, Output},
 };
@@ -29,7 +29,7 @@ static ANCHORS: Typed<Anchors> = Typed {
         stops_early: true,
         example: r#"{"samples": 1000}"#,
     },
-    needs: nothing_more,
+    needs: |it| it.operation.needs(),
     price,
     run,
 };
@@ -60,6 +60,17 @@ pub struct Anchors {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub replacements: Option<Vec<Vec<String>>>,
+    /// For `neighbors` and `mlm`: how many words may stand for a word.
+    #[schema(minimum = 1, maximum = 100, default = 10)]
+    pub k: usize,
+    /// For `mlm`: fillers below this probability are left out, the most probable stays.
+    #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
+    pub floor: f64,
+    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged. Absent: one, and up to
+    /// 32 where all subsets are fewer than the samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 64)]
+    pub draws: Option<usize>,
     /// When the deadline passes, answer with the best rule seen by then, marked `partial`.
     #[schema(default = false)]
     pub partial: bool,
@@ -75,29 +86,35 @@ impl Default for Anchors {
             samples: 10_000,
             operation: Operation::default(),
             replacements: None,
+            k: 10,
+            floor: 0.0,
+            draws: None,
             partial: false,
         }
     }
 }
 
 impl Anchors {
-    fn masker(&self, subject: &Subject<'_>) -> Result<Masker, ExplainError> {
-        Masker::new(subject, subject.features, self.operation, self.replacements.as_deref())
+    fn removal(&self, features: usize) -> Removal<'_> {
+        let Self { operation, k, floor, .. } = *self;
+        let draws = self.draws.unwrap_or_else(|| Removal::draws_for(features, self.samples));
+        Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
     }
 }
 
 /// All samples for each target, or all subsets where there are fewer.
 fn price(parameters: &Anchors, subject: &Subject<'_>) -> Result<Price, ExplainError> {
-    let variants = parameters.masker(subject)?.variants() as u64;
+    let Effort { variants, once } =
+        parameters.removal(subject.features.len()).effort(subject, subject.features)?;
     let subsets = 1u64.checked_shl(subject.features.len() as u32).unwrap_or(u64::MAX);
     let rows = subsets.min(parameters.samples as u64);
-    Ok(Price { forward: rows * variants * subject.targets as u64, gradient: 0 })
+    Ok(Price { forward: rows * variants as u64 * subject.targets as u64 + once as u64, gradient: 0 })
 }
 
 fn run(parameters: &Anchors, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let Anchors { threshold, delta, epsilon, beam, samples, .. } = *parameters;
     let options = estimators::Anchors { threshold, delta, epsilon, beam, samples, seed: case.subject.seed };
-    let masker = parameters.masker(&case.subject)?;
+    let masker = parameters.removal(case.subject.features.len()).masker(case, case.subject.features)?;
     let mut game = Masked::new(case, masker, What::Kept, parameters.partial);
     let full = case.scalars(&case.logits)?;
     full.into_iter()
@@ -105,7 +122,8 @@ fn run(parameters: &Anchors, case: &Case<'_>) -> Result<Vec<Finding>, ExplainErr
         .map(|(target, value)| {
             let run = estimators::anchors(&mut game, target, &options)
                 .map_err(|error| refuse(error, &case.subject))?;
-            let evidence = settle(run.ended, run.evaluations, parameters.partial)?;
+            let mut evidence = settle(run.ended, run.evaluations, parameters.partial)?;
+            evidence.insert("perturbed_rows".into(), game.shift()?);
             Ok(finding(case, &run.estimate, value, evidence))
         })
         .collect()

@@ -7,9 +7,9 @@ use utoipa::ToSchema;
 use super::masked::{Masked, What, refuse, settle, text, with_errors};
 use crate::{
     explain::{
-        About, Case, ExplainError, Family, Finding, Masker, Method, Operation, Price, Subject, Typed,
+        About, Case, Effort, ExplainError, Family, Finding, Method, Operation, Price, Removal, Subject,
+        Typed,
         estimators::{self, Coalition, TreeNode, TreeSurrogate},
-        nothing_more,
     },
     model::{Need, Output},
 };
@@ -29,7 +29,7 @@ static DECISION_TREE: Typed<DecisionTree> = Typed {
         stops_early: false,
         example: r#"{"samples": 100, "fresh": 50}"#,
     },
-    needs: nothing_more,
+    needs: |it| it.operation.needs(),
     price,
     run,
 };
@@ -54,6 +54,15 @@ pub struct DecisionTree {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub replacements: Option<Vec<Vec<String>>>,
+    /// For `neighbors` and `mlm`: how many words may stand for a word.
+    #[schema(minimum = 1, maximum = 100, default = 10)]
+    pub k: usize,
+    /// For `mlm`: fillers below this probability are left out, the most probable stays.
+    #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
+    pub floor: f64,
+    /// For `neighbors` and `mlm`: fillings drawn for each perturbed text, whose scores are averaged.
+    #[schema(minimum = 1, maximum = 64, default = 1)]
+    pub draws: usize,
     /// When the deadline passes, answer with the tree grown on what was had by then, marked `partial`.
     #[schema(default = false)]
     pub partial: bool,
@@ -61,30 +70,41 @@ pub struct DecisionTree {
 
 impl Default for DecisionTree {
     fn default() -> Self {
-        let operation = Operation::default();
-        Self { samples: 1000, fresh: 500, max_depth: 3, operation, replacements: None, partial: false }
+        Self {
+            samples: 1000,
+            fresh: 500,
+            max_depth: 3,
+            operation: Operation::default(),
+            replacements: None,
+            k: 10,
+            floor: 0.0,
+            draws: 1,
+            partial: false,
+        }
     }
 }
 
 impl DecisionTree {
-    fn masker(&self, subject: &Subject<'_>) -> Result<Masker, ExplainError> {
-        Masker::new(subject, subject.features, self.operation, self.replacements.as_deref())
+    fn removal(&self) -> Removal<'_> {
+        let Self { operation, k, floor, draws, .. } = *self;
+        Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
     }
 }
 
 /// The rows to grow on and the fresh ones.
 fn price(parameters: &DecisionTree, subject: &Subject<'_>) -> Result<Price, ExplainError> {
-    let variants = parameters.masker(subject)?.variants();
-    Ok(Price { forward: ((parameters.samples + parameters.fresh) * variants) as u64, gradient: 0 })
+    let Effort { variants, once } = parameters.removal().effort(subject, subject.features)?;
+    Ok(Price { forward: ((parameters.samples + parameters.fresh) * variants + once) as u64, gradient: 0 })
 }
 
 fn run(parameters: &DecisionTree, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
-    let masker = parameters.masker(&case.subject)?;
+    let masker = parameters.removal().masker(case, case.subject.features)?;
     let DecisionTree { samples, fresh, max_depth, .. } = *parameters;
     let options = estimators::DecisionTree { samples, fresh, max_depth, seed: case.subject.seed };
     let mut game = Masked::new(case, masker, What::ScalarsAndDecisions, parameters.partial);
     let run = estimators::decision_tree(&mut game, &options).map_err(|error| refuse(error, &case.subject))?;
-    let ended = settle(run.ended, run.evaluations, parameters.partial)?;
+    let mut ended = settle(run.ended, run.evaluations, parameters.partial)?;
+    ended.insert("perturbed_rows".into(), game.shift()?);
     let full = case.scalars(&case.logits)?;
     let features = case.subject.features.len();
     let finding = |(tree, value): (&TreeSurrogate, f64)| {

@@ -9,9 +9,9 @@ use super::{
 };
 use crate::{
     explain::{
-        About, Case, ExplainError, Family, Finding, Masker, Method, Operation, Price, Subject, Typed,
+        About, Case, Effort, ExplainError, Family, Finding, Method, Operation, Price, Removal, Subject,
+        Typed,
         estimators::{self, EstimateError},
-        nothing_more,
     },
     model::{Need, Output},
 };
@@ -31,13 +31,13 @@ static EXACT_SHAP: Typed<ExactShap> = Typed {
         stops_early: false,
         example: r#"{"operation": "mask"}"#,
     },
-    needs: nothing_more,
+    needs: |it| it.operation.needs(),
     price,
     run,
 };
 
 /// Parameters of exact Shapley values.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExactShap {
     /// How a feature is taken out.
@@ -47,11 +47,30 @@ pub struct ExactShap {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub replacements: Option<Vec<Vec<String>>>,
+    /// For `neighbors` and `mlm`: how many words may stand for a word.
+    #[schema(minimum = 1, maximum = 100, default = 10)]
+    pub k: usize,
+    /// For `mlm`: fillers below this probability are left out, the most probable stays.
+    #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
+    pub floor: f64,
+    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged. Absent: one, and up to
+    /// 32 where the features are few.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 64)]
+    pub draws: Option<usize>,
+}
+
+impl Default for ExactShap {
+    fn default() -> Self {
+        Self { operation: Operation::default(), replacements: None, k: 10, floor: 0.0, draws: None }
+    }
 }
 
 impl ExactShap {
-    fn masker(&self, subject: &Subject<'_>) -> Result<Masker, ExplainError> {
-        Masker::new(subject, subject.features, self.operation, self.replacements.as_deref())
+    fn removal(&self, features: usize) -> Removal<'_> {
+        let Self { operation, k, floor, .. } = *self;
+        let draws = self.draws.unwrap_or_else(|| Removal::draws_for(features, 1024));
+        Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
     }
 }
 
@@ -62,13 +81,14 @@ fn price(parameters: &ExactShap, subject: &Subject<'_>) -> Result<Price, Explain
         let (method, instead) = ("exact-shap", "kernel-shap");
         return Err(refuse(EstimateError::TooManyPlayers { method, players, limit, instead }, subject));
     }
-    let variants = parameters.masker(subject)?.variants() as u64;
-    Ok(Price { forward: variants << players, gradient: 0 })
+    let Effort { variants, once } =
+        parameters.removal(subject.features.len()).effort(subject, subject.features)?;
+    Ok(Price { forward: ((variants as u64) << players) + once as u64, gradient: 0 })
 }
 
 fn run(parameters: &ExactShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
-    let masker = parameters.masker(&case.subject)?;
+    let masker = parameters.removal(case.subject.features.len()).masker(case, case.subject.features)?;
     let mut game = Masked::new(case, masker, What::Scalars, false);
     let run = estimators::exact_shap(&mut game).map_err(|error| refuse(error, &case.subject))?;
-    findings(case, run, false, &|| None)
+    findings(case, run, game.shift()?, false, &|| None)
 }

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     explain::{
-        About, Case, ExplainError, Family, Finding, Masker, Method, Misfit, Operation, Price, Subject, Typed,
-        estimators, nothing_more,
+        About, Case, Effort, ExplainError, Family, Finding, Method, Misfit, Operation, Price, Removal,
+        Subject, Typed, estimators,
     },
     model::{Need, Output},
 };
@@ -32,13 +32,13 @@ static KERNEL_SHAP: Typed<KernelShap> = Typed {
         stops_early: true,
         example: r#"{"samples": 64}"#,
     },
-    needs: nothing_more,
+    needs: |it| it.operation.needs(),
     price,
     run,
 };
 
 /// Parameters of Kernel SHAP.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KernelShap {
     /// Subsets evaluated at most, at least twice the features; 1,024 by default, or twice the features where
@@ -60,6 +60,17 @@ pub struct KernelShap {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub replacements: Option<Vec<Vec<String>>>,
+    /// For `neighbors` and `mlm`: how many words may stand for a word.
+    #[schema(minimum = 1, maximum = 100, default = 10)]
+    pub k: usize,
+    /// For `mlm`: fillers below this probability are left out, the most probable stays.
+    #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
+    pub floor: f64,
+    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged. Absent: one, and up to
+    /// 32 where all subsets are fewer than the samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 64)]
+    pub draws: Option<usize>,
     /// When the deadline passes, answer with the estimate reached by then, marked `partial`.
     #[schema(default = false)]
     pub partial: bool,
@@ -76,9 +87,27 @@ pub enum Regression {
     Linear,
 }
 
+impl Default for KernelShap {
+    fn default() -> Self {
+        Self {
+            samples: None,
+            tolerance: None,
+            regression: Regression::default(),
+            operation: Operation::default(),
+            replacements: None,
+            k: 10,
+            floor: 0.0,
+            draws: None,
+            partial: false,
+        }
+    }
+}
+
 impl KernelShap {
-    fn masker(&self, subject: &Subject<'_>) -> Result<Masker, ExplainError> {
-        Masker::new(subject, subject.features, self.operation, self.replacements.as_deref())
+    fn removal(&self, features: usize) -> Removal<'_> {
+        let Self { operation, k, floor, .. } = *self;
+        let draws = self.draws.unwrap_or_else(|| Removal::draws_for(features, self.samples(features)));
+        Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
     }
 
     fn samples(&self, features: usize) -> usize {
@@ -95,13 +124,14 @@ fn price(parameters: &KernelShap, subject: &Subject<'_>) -> Result<Price, Explai
         let detail = format!("is {samples}; at least {least} are needed, twice the number of features");
         return Err(Misfit::over("/parameters/samples", detail, "samples", least as u64).into());
     }
-    let variants = parameters.masker(subject)?.variants() as u64;
+    let Effort { variants, once } =
+        parameters.removal(subject.features.len()).effort(subject, subject.features)?;
     let rows = all_within(features, samples).unwrap_or(2 * (samples as u64 / 2) + 2);
-    Ok(Price { forward: rows * variants, gradient: 0 })
+    Ok(Price { forward: rows * variants as u64 + once as u64, gradient: 0 })
 }
 
 fn run(parameters: &KernelShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
-    let masker = parameters.masker(&case.subject)?;
+    let masker = parameters.removal(case.subject.features.len()).masker(case, case.subject.features)?;
     let options = estimators::KernelShap {
         samples: parameters.samples(masker.len()),
         tolerance: parameters.tolerance,
@@ -113,5 +143,5 @@ fn run(parameters: &KernelShap, case: &Case<'_>) -> Result<Vec<Finding>, Explain
     };
     let mut game = Masked::new(case, masker, What::Scalars, parameters.partial);
     let run = estimators::kernel_shap(&mut game, &options).map_err(|error| refuse(error, &case.subject))?;
-    findings(case, run, parameters.partial, &|| None)
+    findings(case, run, game.shift()?, parameters.partial, &|| None)
 }

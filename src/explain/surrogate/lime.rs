@@ -7,8 +7,8 @@ use utoipa::ToSchema;
 use super::masked::{Masked, What, refuse, settle, with_errors};
 use crate::{
     explain::{
-        About, Case, ExplainError, Family, Finding, Masker, Method, Operation, Price, Subject, Typed,
-        estimators, nothing_more,
+        About, Case, Effort, ExplainError, Family, Finding, Method, Operation, Price, Removal, Subject,
+        Typed, estimators,
     },
     model::{Need, Output},
 };
@@ -29,7 +29,7 @@ static LIME: Typed<Lime> = Typed {
         stops_early: true,
         example: r#"{"samples": 100}"#,
     },
-    needs: nothing_more,
+    needs: |it| it.operation.needs(),
     price,
     run,
 };
@@ -61,6 +61,15 @@ pub struct Lime {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub replacements: Option<Vec<Vec<String>>>,
+    /// For `neighbors` and `mlm`: how many words may stand for a word.
+    #[schema(minimum = 1, maximum = 100, default = 10)]
+    pub k: usize,
+    /// For `mlm`: fillers below this probability are left out, the most probable stays.
+    #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
+    pub floor: f64,
+    /// For `neighbors` and `mlm`: fillings drawn for each perturbed text, whose scores are averaged.
+    #[schema(minimum = 1, maximum = 64, default = 1)]
+    pub draws: usize,
     /// When the deadline passes, answer with the estimate reached by then, marked `partial`.
     #[schema(default = false)]
     pub partial: bool,
@@ -91,25 +100,29 @@ impl Default for Lime {
             kernel_width: estimators::LIME_WIDTH,
             operation: Operation::default(),
             replacements: None,
+            k: 10,
+            floor: 0.0,
+            draws: 1,
             partial: false,
         }
     }
 }
 
 impl Lime {
-    fn masker(&self, subject: &Subject<'_>) -> Result<Masker, ExplainError> {
-        Masker::new(subject, subject.features, self.operation, self.replacements.as_deref())
+    fn removal(&self) -> Removal<'_> {
+        let Self { operation, k, floor, draws, .. } = *self;
+        Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
     }
 }
 
 /// Every sample once, as often as there are replacements.
 fn price(parameters: &Lime, subject: &Subject<'_>) -> Result<Price, ExplainError> {
-    let variants = parameters.masker(subject)?.variants();
-    Ok(Price { forward: (parameters.samples * variants) as u64, gradient: 0 })
+    let Effort { variants, once } = parameters.removal().effort(subject, subject.features)?;
+    Ok(Price { forward: (parameters.samples * variants + once) as u64, gradient: 0 })
 }
 
 fn run(parameters: &Lime, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
-    let masker = parameters.masker(&case.subject)?;
+    let masker = parameters.removal().masker(case, case.subject.features)?;
     let options = estimators::Lime {
         samples: parameters.samples,
         tolerance: parameters.tolerance,
@@ -125,7 +138,8 @@ fn run(parameters: &Lime, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError>
     };
     let mut game = Masked::new(case, masker, What::Scalars, parameters.partial);
     let run = estimators::lime(&mut game, &options).map_err(|error| refuse(error, &case.subject))?;
-    let ended = settle(run.ended, run.evaluations, parameters.partial)?;
+    let mut ended = settle(run.ended, run.evaluations, parameters.partial)?;
+    ended.insert("perturbed_rows".into(), game.shift()?);
     let full = case.scalars(&case.logits)?;
     let finding = |(fit, value): (&estimators::LinearSurrogate, f64)| {
         let mut evidence = ended.clone();

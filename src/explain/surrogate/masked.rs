@@ -1,9 +1,12 @@
 //! Where a text becomes a game: a coalition is the text with every other feature taken out.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value, json};
 
 use crate::explain::{
     Attribution, Case, ExplainError, Masker, Misfit, Subject, attributions,
+    distribution::Drift,
     estimators::{Coalition, Ended, EstimateError, Game, Stop},
 };
 
@@ -18,6 +21,9 @@ pub(super) struct Masked<'a> {
     masker: Masker,
     what: What,
     chunk: usize,
+    drift: Drift,
+    /// How often each coalition was evaluated.
+    seen: HashMap<Coalition, usize>,
 }
 
 /// What a row's outputs are.
@@ -35,7 +41,16 @@ impl<'a> Masked<'a> {
     pub(super) fn new(case: &'a Case<'a>, masker: Masker, what: What, partial: bool) -> Self {
         let chunk = if partial { PARTIAL_CHUNK } else { CHUNK };
         let chunk = (chunk / masker.variants()).max(1);
-        Self { case, masker, what, chunk }
+        Self { case, masker, what, chunk, drift: Drift::default(), seen: HashMap::new() }
+    }
+
+    /// How far the perturbed texts so far lie from the input, for the evidence.
+    ///
+    /// # Errors
+    /// Logits that are not finite.
+    pub(super) fn shift(&self) -> Result<Value, ExplainError> {
+        let labels = &self.case.subject.model.labels;
+        Ok(json!(self.drift.against(labels, &self.case.logits)?))
     }
 
     fn outputs_of(&self, logits: &[f32]) -> Result<Vec<f64>, ExplainError> {
@@ -59,22 +74,33 @@ impl<'a> Masked<'a> {
         })
     }
 
-    fn rows(&self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, ExplainError> {
-        let rows =
-            coalitions.iter().flat_map(|it| self.masker.rows(|feature| !it.contains(feature))).collect();
+    fn rows(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, ExplainError> {
+        let mut counts = Vec::with_capacity(coalitions.len());
+        let mut rows = Vec::new();
+        for coalition in coalitions {
+            let before = self.seen.entry(coalition.clone()).or_insert(0);
+            let variants = self.masker.rows(|feature| !coalition.contains(feature), *before);
+            *before += 1;
+            counts.push(variants.len());
+            rows.extend(variants);
+        }
         let logits = self.case.forward(rows)?;
-        let variants = self.masker.variants();
-        logits
-            .chunks(variants)
-            .map(|variants| {
-                let mut mean = vec![0.0; self.outputs()];
-                for logits in variants {
-                    let outputs = self.outputs_of(logits)?;
-                    mean.iter_mut().zip(outputs).for_each(|(mean, it)| *mean += it / variants.len() as f64);
+        let labels = &self.case.subject.model.labels;
+        let mut logits = logits.iter();
+        let mut all = Vec::with_capacity(coalitions.len());
+        for (coalition, count) in coalitions.iter().zip(counts) {
+            let mut mean = vec![0.0; self.outputs()];
+            for logits in logits.by_ref().take(count) {
+                let outputs = self.outputs_of(logits)?;
+                mean.iter_mut().zip(outputs).for_each(|(mean, it)| *mean += it / count as f64);
+                // The whole text is not perturbed.
+                if coalition.len() < coalition.players() {
+                    self.drift.add(labels, logits, 1.0)?;
                 }
-                Ok(mean)
-            })
-            .collect()
+            }
+            all.push(mean);
+        }
+        Ok(all)
     }
 }
 

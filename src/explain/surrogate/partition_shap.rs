@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     explain::{
-        About, Case, ExplainError, Family, Finding, Masker, Method, Operation, Price, Subject, Typed,
+        About, Case, Effort, ExplainError, Family, Finding, Method, Operation, Price, Removal, Subject,
+        Typed,
         estimators::{self, Hierarchy, Piece, Run},
-        nothing_more,
     },
     model::{Need, Output},
 };
@@ -33,7 +33,7 @@ static PARTITION_SHAP: Typed<PartitionShap> = Typed {
         stops_early: true,
         example: r#"{"samples": 64}"#,
     },
-    needs: nothing_more,
+    needs: |it| it.operation.needs(),
     price,
     run,
 };
@@ -53,6 +53,17 @@ pub struct PartitionShap {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub replacements: Option<Vec<Vec<String>>>,
+    /// For `neighbors` and `mlm`: how many words may stand for a word.
+    #[schema(minimum = 1, maximum = 100, default = 10)]
+    pub k: usize,
+    /// For `mlm`: fillers below this probability are left out, the most probable stays.
+    #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
+    pub floor: f64,
+    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged. Absent: one, and up to
+    /// 32 where all subsets are fewer than the samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 64)]
+    pub draws: Option<usize>,
     /// When the deadline passes, answer with the estimate reached by then, marked `partial`.
     #[schema(default = false)]
     pub partial: bool,
@@ -60,13 +71,23 @@ pub struct PartitionShap {
 
 impl Default for PartitionShap {
     fn default() -> Self {
-        Self { samples: 512, operation: Operation::default(), replacements: None, partial: false }
+        Self {
+            samples: 512,
+            operation: Operation::default(),
+            replacements: None,
+            k: 10,
+            floor: 0.0,
+            draws: None,
+            partial: false,
+        }
     }
 }
 
 impl PartitionShap {
-    fn masker(&self, subject: &Subject<'_>) -> Result<Masker, ExplainError> {
-        Masker::new(subject, subject.features, self.operation, self.replacements.as_deref())
+    fn removal(&self, features: usize) -> Removal<'_> {
+        let Self { operation, k, floor, .. } = *self;
+        let draws = self.draws.unwrap_or_else(|| Removal::draws_for(features, self.samples));
+        Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
     }
 }
 
@@ -94,19 +115,23 @@ fn hierarchy(subject: &Subject<'_>) -> Result<Hierarchy, ExplainError> {
 
 /// Both ends, and the whole tree or as much of it as the samples reach.
 fn price(parameters: &PartitionShap, subject: &Subject<'_>) -> Result<Price, ExplainError> {
-    let variants = parameters.masker(subject)?.variants() as u64;
+    let Effort { variants, once } =
+        parameters.removal(subject.features.len()).effort(subject, subject.features)?;
     let whole = estimators::partition_cost(&hierarchy(subject)?);
-    Ok(Price { forward: (whole.min(parameters.samples) as u64 + 2) * variants, gradient: 0 })
+    let rows = (whole.min(parameters.samples) + 2) * variants + once;
+    Ok(Price { forward: rows as u64, gradient: 0 })
 }
 
 fn run(parameters: &PartitionShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
-    let masker = parameters.masker(&case.subject)?;
+    let masker = parameters.removal(case.subject.features.len()).masker(case, case.subject.features)?;
     let tree = hierarchy(&case.subject)?;
     let mut game = Masked::new(case, masker, What::Scalars, parameters.partial);
     let run = estimators::partition_shap(&mut game, &tree, parameters.samples)
         .map_err(|error| refuse(error, &case.subject))?;
     let run = Run { estimate: run.estimate.shapley, evaluations: run.evaluations, ended: run.ended };
-    findings(case, run, parameters.partial, &|| Some(json!({ "hierarchy": nodes(&case.subject, &tree) })))
+    findings(case, run, game.shift()?, parameters.partial, &|| {
+        Some(json!({ "hierarchy": nodes(&case.subject, &tree) }))
+    })
 }
 
 /// Every joined node in the order of joining, the root last: its two parts, and the features below it.

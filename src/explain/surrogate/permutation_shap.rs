@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     explain::{
-        About, Case, ExplainError, Family, Finding, Masker, Method, Misfit, Operation, Price, Subject, Typed,
-        estimators, nothing_more,
+        About, Case, Effort, ExplainError, Family, Finding, Method, Misfit, Operation, Price, Removal,
+        Subject, Typed, estimators,
     },
     model::{Need, Output},
 };
@@ -31,13 +31,13 @@ static PERMUTATION_SHAP: Typed<PermutationShap> = Typed {
         stops_early: true,
         example: r#"{"samples": 64}"#,
     },
-    needs: nothing_more,
+    needs: |it| it.operation.needs(),
     price,
     run,
 };
 
 /// Parameters of permutation SHAP.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PermutationShap {
     /// Subsets evaluated at most, at least one walk there and back, which is twice the features less one; 1,024
@@ -57,14 +57,42 @@ pub struct PermutationShap {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub replacements: Option<Vec<Vec<String>>>,
+    /// For `neighbors` and `mlm`: how many words may stand for a word.
+    #[schema(minimum = 1, maximum = 100, default = 10)]
+    pub k: usize,
+    /// For `mlm`: fillers below this probability are left out, the most probable stays.
+    #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
+    pub floor: f64,
+    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged. Absent: one, and up to
+    /// 32 where all subsets are fewer than the samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 64)]
+    pub draws: Option<usize>,
     /// When the deadline passes, answer with the estimate reached by then, marked `partial`.
     #[schema(default = false)]
     pub partial: bool,
 }
 
+impl Default for PermutationShap {
+    fn default() -> Self {
+        Self {
+            samples: None,
+            tolerance: None,
+            operation: Operation::default(),
+            replacements: None,
+            k: 10,
+            floor: 0.0,
+            draws: None,
+            partial: false,
+        }
+    }
+}
+
 impl PermutationShap {
-    fn masker(&self, subject: &Subject<'_>) -> Result<Masker, ExplainError> {
-        Masker::new(subject, subject.features, self.operation, self.replacements.as_deref())
+    fn removal(&self, features: usize) -> Removal<'_> {
+        let Self { operation, k, floor, .. } = *self;
+        let draws = self.draws.unwrap_or_else(|| Removal::draws_for(features, self.samples(features)));
+        Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
     }
 
     fn samples(&self, features: usize) -> usize {
@@ -81,13 +109,14 @@ fn price(parameters: &PermutationShap, subject: &Subject<'_>) -> Result<Price, E
         let detail = format!("is {samples}; one walk there and back takes {walk}");
         return Err(Misfit::over("/parameters/samples", detail, "samples", walk as u64).into());
     }
-    let variants = parameters.masker(subject)?.variants() as u64;
+    let Effort { variants, once } =
+        parameters.removal(subject.features.len()).effort(subject, subject.features)?;
     let rows = all_within(features, samples).unwrap_or_else(|| (samples / walk * walk) as u64 + 2);
-    Ok(Price { forward: rows * variants, gradient: 0 })
+    Ok(Price { forward: rows * variants as u64 + once as u64, gradient: 0 })
 }
 
 fn run(parameters: &PermutationShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
-    let masker = parameters.masker(&case.subject)?;
+    let masker = parameters.removal(case.subject.features.len()).masker(case, case.subject.features)?;
     let options = estimators::PermutationShap {
         samples: parameters.samples(masker.len()),
         tolerance: parameters.tolerance,
@@ -96,5 +125,5 @@ fn run(parameters: &PermutationShap, case: &Case<'_>) -> Result<Vec<Finding>, Ex
     let mut game = Masked::new(case, masker, What::Scalars, parameters.partial);
     let run =
         estimators::permutation_shap(&mut game, &options).map_err(|error| refuse(error, &case.subject))?;
-    findings(case, run, parameters.partial, &|| None)
+    findings(case, run, game.shift()?, parameters.partial, &|| None)
 }

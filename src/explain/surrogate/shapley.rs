@@ -8,18 +8,20 @@ use crate::explain::{
     estimators::{Ended, Run, Shapley},
 };
 
-/// One finding a target.
+/// One finding a target; `shift` is that of the perturbed texts.
 ///
 /// # Errors
 /// What stopped the estimator, unless `partial` was asked for.
 pub(super) fn findings(
     case: &Case<'_>,
     run: Run<Shapley>,
+    shift: Value,
     partial: bool,
     details: &dyn Fn() -> Option<Value>,
 ) -> Result<Vec<Finding>, ExplainError> {
     let exact = matches!(run.ended, Ended::Exhausted);
-    let ended = settle(run.ended, run.evaluations, partial)?;
+    let mut ended = settle(run.ended, run.evaluations, partial)?;
+    ended.insert("perturbed_rows".into(), shift);
     Ok((0..case.targets.len())
         .map(|target| finding(case, &run.estimate, target, exact, &ended, details()))
         .collect())

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     explain::{
-        About, Case, ExplainError, Family, Finding, Masker, Method, Misfit, Operation, Price, Subject, Typed,
+        About, Case, ExplainError, Family, Finding, Method, Misfit, Operation, Price, Removal, Subject,
+        Typed,
         estimators::{self, random::Stream},
         nothing_more,
     },
@@ -92,15 +93,20 @@ const PURPOSE: u64 = 0x776f_7264;
 const CAPS: Caps = Caps { characters: 20_000, run: 5_000 };
 
 impl TransShap {
-    fn masker(&self, subject: &Subject<'_>) -> Result<Masker, ExplainError> {
-        if self.background == Background::Mask {
-            if !self.texts.is_empty() {
-                return Err(Misfit::parameter("texts", "goes with `background: \"words\"`").into());
-            }
-            return Masker::new(subject, subject.features, Operation::Mask, None);
+    /// The words that stand for each feature where they are drawn.
+    fn drawn(&self, subject: &Subject<'_>) -> Result<Option<Vec<Vec<String>>>, ExplainError> {
+        if self.background == Background::Words {
+            return self.words(subject).map(Some);
         }
-        let drawn = self.words(subject)?;
-        Masker::new(subject, subject.features, Operation::Replace, Some(&drawn))
+        if !self.texts.is_empty() {
+            return Err(Misfit::parameter("texts", "goes with `background: \"words\"`").into());
+        }
+        Ok(None)
+    }
+
+    fn removal(drawn: Option<&[Vec<String>]>) -> Removal<'_> {
+        let operation = if drawn.is_some() { Operation::Replace } else { Operation::Mask };
+        Removal::plain(operation, drawn)
     }
 
     /// The words that stand for each feature, drawn with replacement.
@@ -143,13 +149,15 @@ fn price(parameters: &TransShap, subject: &Subject<'_>) -> Result<Price, Explain
         let detail = format!("is {samples}; at least {least} are needed, twice the number of features");
         return Err(Misfit::over("/parameters/samples", detail, "samples", least as u64).into());
     }
-    let variants = parameters.masker(subject)?.variants() as u64;
+    let drawn = parameters.drawn(subject)?;
+    let variants = TransShap::removal(drawn.as_deref()).effort(subject, subject.features)?.variants as u64;
     let rows = all_within(features, samples).unwrap_or(2 * (samples as u64 / 2) + 2);
     Ok(Price { forward: rows * variants, gradient: 0 })
 }
 
 fn run(parameters: &TransShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
-    let masker = parameters.masker(&case.subject)?;
+    let drawn = parameters.drawn(&case.subject)?;
+    let masker = TransShap::removal(drawn.as_deref()).masker(case, case.subject.features)?;
     let options = estimators::KernelShap {
         samples: parameters.samples(masker.len()),
         tolerance: parameters.tolerance,
@@ -158,9 +166,6 @@ fn run(parameters: &TransShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainE
     };
     let mut game = Masked::new(case, masker, What::Scalars, parameters.partial);
     let run = estimators::kernel_shap(&mut game, &options).map_err(|error| refuse(error, &case.subject))?;
-    let words = match parameters.background {
-        Background::Mask => None,
-        Background::Words => Some(json!({ "background_words": parameters.words(&case.subject)? })),
-    };
-    findings(case, run, parameters.partial, &|| words.clone())
+    let words = drawn.map(|drawn| json!({ "background_words": drawn }));
+    findings(case, run, game.shift()?, parameters.partial, &|| words.clone())
 }

@@ -78,6 +78,17 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// The first token that is another one in `other`, in words; `None` where the vocabularies are the same.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let (ours, theirs) = (self.inner.get_vocab(true), other.inner.get_vocab(true));
+        let place = |id: Option<&u32>| id.map_or("absent".to_owned(), |id| format!("number {id}"));
+        let first = ours.iter().filter(|it| theirs.get(it.0) != Some(it.1)).min_by_key(|it| it.1);
+        let extra = || theirs.iter().filter(|it| !ours.contains_key(it.0)).min_by_key(|it| it.1);
+        let (token, _) = first.or_else(extra)?;
+        let (here, there) = (place(ours.get(token)), place(theirs.get(token)));
+        Some(format!("`{token}` is {here} in the classifier's and {there} in this one"))
+    }
+
     /// How many special tokens an input gets.
     pub fn specials(&self, is_pair: bool) -> usize {
         self.inner.get_post_processor().map_or(0, |it| it.added_tokens(is_pair))
