@@ -11,6 +11,7 @@ mod exported;
 mod intervention;
 mod invariance;
 mod laws;
+mod levels;
 mod lowerings;
 mod models;
 mod openapi;

@@ -66,12 +66,26 @@ pub struct ModelFacts {
     /// The element type of its logits.
     #[schema(example = "float32")]
     precision: &'static str,
+    /// The hidden states that can be read and edited, the embeddings' output first; empty where the graph allows
+    /// none.
+    hidden_states: Vec<HiddenState>,
     /// What one request may ask of it.
     limits: ModelLimits,
     /// Every method, and why some do not work on this model.
     methods: Vec<MethodOnModel>,
     /// What a caller should know beside the numbers.
     warnings: Vec<String>,
+}
+
+/// A hidden state.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct HiddenState {
+    /// The number that requests use.
+    #[schema(example = 1)]
+    layer: usize,
+    /// Its axes: `tokens`, and the number of units.
+    #[schema(value_type = Vec<Object>, example = json!(["tokens", 384]))]
+    shape: (&'static str, usize),
 }
 
 /// What one request may ask for.
@@ -120,6 +134,11 @@ impl MethodOnModel {
     }
 }
 
+fn hidden_states(model: &Model) -> Vec<HiddenState> {
+    let widths = model.intervention().map_or(&[][..], |it| &it.widths);
+    widths.iter().enumerate().map(|(layer, &width)| HiddenState { layer, shape: ("tokens", width) }).collect()
+}
+
 impl ModelPage {
     fn of(door: &Door, limits: &Limits, name: &str, entry: &Entry) -> Self {
         match entry {
@@ -134,6 +153,7 @@ impl ModelPage {
                 fill_mask: model.fill_mask.as_ref().ok().map(|it| it.digest.clone()),
                 device: model.device.to_string(),
                 precision: model.precision,
+                hidden_states: hidden_states(model),
                 limits: ModelLimits {
                     max_length: model.max_length,
                     max_inputs: limits.max_inputs,

@@ -127,7 +127,7 @@ async fn all_misfits_of_the_schema_are_told_at_once() {
       /target: is not of type array and is not of type integer and is not of type string
       /output: is not one of ["logit","probability","log_odds"]
       /granularity: is not one of ["token","word","sentence"] and is not of type object
-      /parameters/operation: is not one of ["delete","mask","unk","pad","replace","neighbors","mlm"]
+      /parameters/operation: is not one of ["delete","mask","unk","pad","replace","neighbors","mlm"] and is not one of ["zero","mean","random","noise","shuffle","swap"]
       /parameters/speed: is not a known field
       /seed: value is less than the minimum of 0
       /timeout_ms: value is less than the minimum of 1
