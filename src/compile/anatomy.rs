@@ -223,8 +223,9 @@ impl Reader<'_> {
                 continue;
             }
             match ops::find(node).map(|it| it.kind) {
-                Some(Kind::Elementwise) => activated = true,
-                Some(Kind::Product | Kind::Sum) if !self.is_matrix_product(node) => {}
+                Some(kind) if kind.is_pointwise() => activated = true,
+                Some(Kind::Product | Kind::Scale | Kind::Quotient | Kind::Accumulation | Kind::Sum)
+                    if !self.is_matrix_product(node) => {}
                 Some(Kind::Routing) if !node.is("Transpose") && !node.is("Gather") => {}
                 _ => return false,
             }

@@ -59,6 +59,14 @@ impl Builder {
         self.active.contains(value)
     }
 
+    /// Asks a rule for the cotangents of `wanted` instead.
+    pub fn asking<T>(&mut self, wanted: HashSet<Value>, ask: impl FnOnce(&mut Self) -> T) -> T {
+        let active = std::mem::replace(&mut self.active, wanted);
+        let answer = ask(self);
+        self.active = active;
+        answer
+    }
+
     /// What is known of a value, if anything is.
     pub fn known(&self, value: &str) -> Option<&Fact> {
         self.facts.get(value)

@@ -52,13 +52,24 @@ pub fn activity(cut: &Cut) -> Activity {
 }
 
 fn between(cut: &Cut, ends: &[Value]) -> Activity {
-    let flows = |node: &Node| ops::find(node).is_none_or(ops::Operator::flows);
     activity::between(&cut.graph, &cut.facts, &EMBEDS.into(), ends, &flows)
+}
+
+fn flows(node: &Node) -> bool {
+    ops::find(node).is_none_or(ops::Operator::flows)
 }
 
 /// What lies between the embeddings and `ends`; refused when nothing does, or when nodes have no rule at all.
 pub fn path(cut: &Cut, ends: &[Value]) -> Result<Activity, Refusal> {
-    let activity = between(cut, ends);
+    path_through(cut, ends, &flows)
+}
+
+/// As [`path`], through those nodes alone that `flows` holds for.
+///
+/// # Errors
+/// As [`path`].
+pub fn path_through(cut: &Cut, ends: &[Value], flows: &dyn Fn(&Node) -> bool) -> Result<Activity, Refusal> {
+    let activity = activity::between(&cut.graph, &cut.facts, &EMBEDS.into(), ends, flows);
     if !activity.values.contains(EMBEDS) {
         let reason = "the output does not depend on the embeddings through floating-point operators";
         return Err(Refusal::new(Code::Path, reason));

@@ -37,6 +37,8 @@ const HALF_LOGITS_BOUND: f64 = 0.05;
 /// Rows and tokens of the test; both differ from the probes'.
 const ROWS: usize = 4;
 const TOKENS: usize = 9;
+/// The same for other measurements.
+pub(super) const TRIAL: (usize, usize) = (ROWS, TOKENS);
 /// The shorter length of the test by padding.
 const SHORT: usize = 6;
 

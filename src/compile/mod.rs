@@ -7,6 +7,7 @@ pub mod activity;
 pub mod anatomy;
 pub mod builder;
 pub mod canonize;
+pub mod composite;
 pub mod cut;
 pub mod derive;
 pub mod facts;
@@ -23,9 +24,11 @@ pub mod ops;
 mod precision;
 pub mod probe;
 pub mod refusal;
+pub mod relevance;
 pub mod reverse;
 
 use anatomy::Anatomy;
+use composite::Composite;
 use cut::Cut;
 use graph::{Axis, Graph, Tensor};
 use intervene::Replaced;
@@ -33,6 +36,7 @@ use locate::{Embedding, Logits};
 use measure::Measures;
 use probe::{Evaluate, Hints, Probe};
 use refusal::{Code, Refusal};
+use relevance::Relevance;
 
 pub use onnx::read::{ReadError, no_external, read};
 pub use onnx::write::{Split, write, write_split};
@@ -148,7 +152,11 @@ impl Compiled {
         Ok(it)
     }
 
-    fn structure(mut graph: Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Self, Refusal> {
+    /// Finds the structure of a model and derives nothing: the gradient counts as refused.
+    ///
+    /// # Errors
+    /// As [`Compiled::open`].
+    pub fn structure(mut graph: Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Self, Refusal> {
         let flattening = normalise::normalise(&mut graph)?;
         let raised = precision::raise(&mut graph);
         refusal::refuse_quantised(&graph)?;
@@ -167,6 +175,18 @@ impl Compiled {
         let anatomy = anatomy::anatomy(&forward, &activity);
         let (gradient, intervention) = (Err(not_yet()), Err(not_yet()));
         Ok(Self { graph, probe, embedding, logits, forward, anatomy, raised, gradient, intervention })
+    }
+
+    /// Derives the relevance graph of a composite; it is not measured yet, see [`relevance::audit`].
+    ///
+    /// # Errors
+    /// As [`relevance::derive`].
+    pub fn relevance(&self, composite: Composite) -> Result<Relevance, Refusal> {
+        let table = self.graph.initializers.get(&self.embedding.table).and_then(Tensor::to_f32);
+        let table = table.unwrap_or_default();
+        let low = table.iter().copied().fold(f32::INFINITY, f32::min);
+        let high = table.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        relevance::derive(&self.forward, &self.anatomy, composite, (low.into(), high.into()))
     }
 
     /// The rows of the word embedding for token ids of the given dimensions, one axis longer; `None` when an id

@@ -295,7 +295,7 @@ fn operands(node: &Node, axis: usize, facts: &Facts) -> Option<Vec<Option<usize>
     let own_axis = |default: i64| facts.get(&node.inputs[0])?.axis(node.int("axis").unwrap_or(default));
     match node.op.as_str() {
         _ if !node.domain.is_empty() => None,
-        op if POINTWISE.contains(&op) || kind == Some(Kind::Elementwise) => {
+        op if POINTWISE.contains(&op) || kind.is_some_and(Kind::is_pointwise) => {
             let need = |place: usize| {
                 if node.inputs[place].is_absent() {
                     return Some(None);

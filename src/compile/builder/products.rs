@@ -21,6 +21,14 @@ impl Builder {
         self.fused((&a, trans_a), (&w, trans_w), alpha * k * l, shape)
     }
 
+    /// `A·v` over the last axis of `a`, which is as long as the vector `v`.
+    pub fn matvec(&mut self, a: &Value, v: &Value) -> Value {
+        let mut shape = self.shape(a);
+        shape.pop();
+        let fact = Fact::new(self.fact(a).element, shape);
+        self.emit("MatMul", &[a, v], &[], fact)
+    }
+
     fn fused(
         &mut self,
         (a, trans_a): (&Value, bool),

@@ -9,6 +9,7 @@ mod activation;
 mod attention;
 mod draft;
 mod fused;
+mod linear;
 mod norm;
 mod recognise;
 mod rotary;
@@ -18,7 +19,7 @@ use super::graph::{Graph, Node};
 use super::ops::Misfit;
 use draft::Draft;
 
-pub use recognise::recognise;
+pub use recognise::{recognise, recognise_layers};
 
 /// The tables.
 static FAMILIES: &[&[Lowering]] = &[attention::LOWERINGS, fused::LOWERINGS, rotary::LOWERINGS];

@@ -32,14 +32,17 @@ pub(super) fn rms_norm(m: &Matcher<'_>, place: usize) -> Option<Patch> {
     let deviation = Deviation::read(m, place)?;
     let mut places = deviation.places;
     let x = deviation.of;
-    let normal = if let [(quotient_place, quotient)] = m.readers(&deviation.root, "Div")[..] {
-        if quotient.inputs[0] != x {
-            return None;
-        }
+    let quotient = match m.readers(&deviation.root, "Div")[..] {
+        [(place, node)] if node.inputs[0] == x => Some((place, node)),
+        _ => None,
+    };
+    let normal = if let Some((quotient_place, quotient)) = quotient {
         places.insert(quotient_place);
         &quotient.outputs[0]
     } else {
-        let (inverse_place, inverse) = m.reader(&deviation.root, "Reciprocal")?;
+        let one_over =
+            || m.reader(&deviation.root, "Div").filter(|it| m.number(&it.1.inputs[0]) == Some(1.0));
+        let (inverse_place, inverse) = m.reader(&deviation.root, "Reciprocal").or_else(one_over)?;
         let (product_place, product) = m.reader(&inverse.outputs[0], "Mul")?;
         if *other(product, &inverse.outputs[0])? != x {
             return None;

@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::activation;
+use super::linear;
 use super::norm;
 use crate::compile::facts::Facts;
 use crate::compile::graph::{Graph, Node, Tensor, Value};
@@ -39,10 +40,20 @@ static REWRITES: &[Rewrite] = &[
 
 /// Brings every known spelling in `graph` into one. Names of values do not change.
 pub fn recognise(graph: &mut Graph, facts: &Facts) {
+    rewrite(graph, facts, REWRITES);
+}
+
+/// Puts products with weights and the biases behind them together: the linear layers that relevance rules speak
+/// of. A gradient has no need of it.
+pub fn recognise_layers(graph: &mut Graph, facts: &Facts) {
+    rewrite(graph, facts, &[linear::biased]);
+}
+
+fn rewrite(graph: &mut Graph, facts: &Facts, rewrites: &[Rewrite]) {
     let matcher = Matcher::new(graph, facts);
     let mut taken: HashSet<usize> = HashSet::new();
     let mut patches: HashMap<usize, Patch> = HashMap::new();
-    for rewrite in REWRITES {
+    for rewrite in rewrites {
         for place in 0..graph.nodes.len() {
             let Some(mut patch) = rewrite(&matcher, place) else { continue };
             patch.node.name = graph.nodes[place].label().to_owned();
@@ -214,6 +225,21 @@ mod tests {
                     w = Add(v, 0.1); r = Sqrt(w); n = Div(c, r); o = Mul(n, [1.0, 2.0, 3.0, 4.0]); \
                     y = Add(o, [0.1, 0.2, 0.3, 0.4])";
         assert_eq!(recognised(text), ["LayerNormalization"]);
+    }
+
+    #[test]
+    fn a_root_that_one_is_divided_by_scales_as_a_reciprocal_does() {
+        let inverses = ["d = Reciprocal(r)", "d = Div(1.0, r)"];
+        for inverse in inverses {
+            let text = format!(
+                "q = Pow(x, 2.0); v = ReduceMean(q) {{axes: [-1]}}; w = Add(v, 0.1); r = Sqrt(w); {inverse}; \
+                 n = Mul(x, d); y = Mul(n, [1.0, 2.0, 3.0, 4.0])"
+            );
+            assert_eq!(recognised(&text), ["RMSNormalization"]);
+        }
+        let other = "q = Pow(x, 2.0); v = ReduceMean(q) {axes: [-1]}; w = Add(v, 0.1); r = Sqrt(w); \
+                     d = Div(2.0, r); n = Mul(x, d); y = Mul(n, [1.0, 2.0, 3.0, 4.0])";
+        assert_eq!(recognised(other).len(), 7);
     }
 
     #[test]

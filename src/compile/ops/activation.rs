@@ -2,31 +2,38 @@
 
 use std::f64::consts::{PI, SQRT_2};
 
-use super::{Cotangents, Gradient::Rule, Kind::Elementwise, Misfit, Operator, only};
+use super::Gradient::Rule;
+use super::Kind::{Elementwise, Gate, Rectifier};
+use super::{Cotangents, Kind, Misfit, Operator, only};
 use crate::compile::builder::Builder;
-use crate::compile::graph::{Node, Value};
+use crate::compile::graph::{Attribute, Node, Value};
 
 pub(super) static OPERATORS: &[Operator] = &[
-    row("Tanh", tanh, &["y = Tanh(x)"]),
-    row("Sigmoid", sigmoid, &["y = Sigmoid(x)"]),
-    row("HardSigmoid", hard_sigmoid, &["y = HardSigmoid(x) {alpha: 0.3}"]),
-    row("HardSwish", hard_swish, &["y = HardSwish(x)"]),
-    row("Mish", mish, &["y = Mish(x)"]),
-    row("Softplus", softplus, &["y = Softplus(x)"]),
-    row("Softsign", softsign, &["y = Softsign(x)"]),
-    row("Relu", relu, &["y = Relu(x)"]),
-    row("LeakyRelu", leaky_relu, &["y = LeakyRelu(x)", "y = LeakyRelu(x) {alpha: 0.2}"]),
-    row("ThresholdedRelu", thresholded_relu, &["y = ThresholdedRelu(x) {alpha: 0.4}"]),
-    row("PRelu", prelu, &["y = PRelu(x, [0.1, 0.2, -0.3, 0.4])", "y = PRelu(x, slope[3, 1])"]),
-    row("Elu", elu, &["y = Elu(x)", "y = Elu(x) {alpha: 0.5}"]),
-    row("Celu", celu, &["y = Celu(x)", "y = Celu(x) {alpha: 0.5}"]),
-    row("Selu", selu, &["y = Selu(x)"]),
-    row("Erf", erf, &["y = Erf(x)"]),
-    row("Gelu", gelu, &["y = Gelu(x)", "y = Gelu(x) {approximate: \"tanh\"}"]),
+    row("Tanh", Elementwise, tanh, &["y = Tanh(x)"]),
+    row("Sigmoid", Elementwise, sigmoid, &["y = Sigmoid(x)"]),
+    row("HardSigmoid", Elementwise, hard_sigmoid, &["y = HardSigmoid(x) {alpha: 0.3}"]),
+    row("HardSwish", Gate(hard_swish_held), hard_swish, &["y = HardSwish(x)"]),
+    row("Mish", Gate(mish_held), mish, &["y = Mish(x)"]),
+    row("Softplus", Elementwise, softplus, &["y = Softplus(x)"]),
+    row("Softsign", Elementwise, softsign, &["y = Softsign(x)"]),
+    row("Relu", Rectifier, relu, &["y = Relu(x)"]),
+    row("LeakyRelu", Rectifier, leaky_relu, &["y = LeakyRelu(x)", "y = LeakyRelu(x) {alpha: 0.2}"]),
+    row("ThresholdedRelu", Rectifier, thresholded_relu, &["y = ThresholdedRelu(x) {alpha: 0.4}"]),
+    row("PRelu", Rectifier, prelu, &["y = PRelu(x, [0.1, 0.2, -0.3, 0.4])", "y = PRelu(x, slope[3, 1])"]),
+    row("Elu", Elementwise, elu, &["y = Elu(x)", "y = Elu(x) {alpha: 0.5}"]),
+    row("Celu", Elementwise, celu, &["y = Celu(x)", "y = Celu(x) {alpha: 0.5}"]),
+    row("Selu", Elementwise, selu, &["y = Selu(x)"]),
+    row("Erf", Elementwise, erf, &["y = Erf(x)"]),
+    row("Gelu", Gate(gelu_held), gelu, &["y = Gelu(x)", "y = Gelu(x) {approximate: \"tanh\"}"]),
 ];
 
-const fn row(name: &'static str, rule: super::Rule, examples: &'static [&'static str]) -> Operator {
-    Operator { name, domain: "", kind: Elementwise, gradient: Rule(rule), examples }
+const fn row(
+    name: &'static str,
+    kind: Kind,
+    rule: super::Rule,
+    examples: &'static [&'static str],
+) -> Operator {
+    Operator { name, domain: "", kind, gradient: Rule(rule), examples }
 }
 
 /// `dx = dy·(1 − y²)`
@@ -67,6 +74,13 @@ fn hard_swish(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Mi
     only(b.mul(dy, &slope))
 }
 
+/// The same with `h` held: `dx = dy·h`
+fn hard_swish_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let third: [(&str, Attribute); 2] = [("alpha", (1.0_f32 / 6.0).into()), ("beta", 0.5_f32.into())];
+    let h = b.unary_with("HardSigmoid", &node.inputs[0], &third);
+    only(b.mul(dy, &h))
+}
+
 /// `y = x·t`, `t = tanh(softplus x)`: `dx = dy·(t + x·(1 − t²)·σ(x))`
 fn mish(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let x = &node.inputs[0];
@@ -78,6 +92,13 @@ fn mish(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> 
     let inner = b.mul(x, &inner);
     let slope = b.add(&t, &inner);
     only(b.mul(dy, &slope))
+}
+
+/// The same with `t` held: `dx = dy·t`
+fn mish_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let soft = b.unary("Softplus", &node.inputs[0]);
+    let t = b.unary("Tanh", &soft);
+    only(b.mul(dy, &t))
 }
 
 /// `dx = dy·σ(x)`
@@ -178,6 +199,34 @@ fn gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> 
     only(erf_form(b, x, known, dy))
 }
 
+/// With `Φ`, or the tanh form of it, held: `dx = dy·Φ(x)`
+fn gelu_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let x = &node.inputs[0];
+    let twice = if node.text("approximate") == Some("tanh") {
+        let t = member(node, "Tanh").map(|it| it.outputs[0].clone());
+        tanh_gate(b, x, t)
+    } else {
+        let known = member(node, "Erf").map(|it| (it.inputs[0].clone(), it.outputs[0].clone()));
+        erf_gate(b, x, known).1
+    };
+    let half = b.scale_product(dy, 0.5);
+    only(b.mul(&half, &twice))
+}
+
+/// `dy·Φ(x)` of the error function's form
+pub(super) fn gelu_erf_held(b: &mut Builder, x: &Value, dy: &Value) -> Value {
+    let (_, twice) = erf_gate(b, x, None);
+    let half = b.scale_product(dy, 0.5);
+    b.mul(&half, &twice)
+}
+
+/// `dy·Φ(x)` of the tanh form
+pub(super) fn gelu_tanh_held(b: &mut Builder, x: &Value, dy: &Value) -> Value {
+    let twice = tanh_gate(b, x, None);
+    let half = b.scale_product(dy, 0.5);
+    b.mul(&half, &twice)
+}
+
 pub(super) fn gelu_erf(b: &mut Builder, x: &Value, dy: &Value) -> Value {
     erf_form(b, x, None, dy)
 }
@@ -188,17 +237,41 @@ pub(super) fn gelu_tanh(b: &mut Builder, x: &Value, dy: &Value) -> Value {
 
 /// `½dy·(1 + erf u + u·(2/√π)·exp(−u²))`, `u = x/√2`; `known` are `u` and `erf u`
 fn erf_form(b: &mut Builder, x: &Value, known: Option<(Value, Value)>, dy: &Value) -> Value {
+    let (u, twice) = erf_gate(b, x, known);
+    let steep = erf_slope(b, &u);
+    let rise = b.mul(&u, &steep);
+    let sum = b.add(&twice, &rise);
+    let half = b.scale_product(dy, 0.5);
+    b.mul(&half, &sum)
+}
+
+/// `u = x/√2` and `1 + erf u`; `known` are `u` and `erf u`
+fn erf_gate(b: &mut Builder, x: &Value, known: Option<(Value, Value)>) -> (Value, Value) {
     let (u, erf) = known.unwrap_or_else(|| {
         let u = b.scale(x, 1.0 / SQRT_2);
         let erf = b.unary("Erf", &u);
         (u, erf)
     });
-    let (one, steep) = (b.scalar(1.0), erf_slope(b, &u));
+    let one = b.scalar(1.0);
     let twice = b.forward("Add", &erf, &one);
-    let rise = b.mul(&u, &steep);
-    let sum = b.add(&twice, &rise);
-    let half = b.scale_product(dy, 0.5);
-    b.mul(&half, &sum)
+    (u, twice)
+}
+
+/// `1 + t` with `t = tanh(√(2/π)·(x + 0.044715x³))`, which may be known
+fn tanh_gate(b: &mut Builder, x: &Value, t: Option<Value>) -> Value {
+    let t = t.unwrap_or_else(|| tanh_of_cubic(b, x));
+    let one = b.scalar(1.0);
+    b.forward("Add", &t, &one)
+}
+
+/// `tanh(√(2/π)·(x + 0.044715x³))`
+fn tanh_of_cubic(b: &mut Builder, x: &Value) -> Value {
+    let c = (2.0 / PI).sqrt();
+    let (factor, square) = (b.scalar(c), b.mul(x, x));
+    let cubic = b.scale(&square, c * 0.044715);
+    let inner = b.add(&cubic, &factor);
+    let inner = b.mul(x, &inner);
+    b.unary("Tanh", &inner)
 }
 
 /// `y = ½x(1 + t)`, `t = tanh(c(x + 0.044715x³))`, `c = √(2/π)`:
@@ -206,12 +279,7 @@ fn erf_form(b: &mut Builder, x: &Value, known: Option<(Value, Value)>, dy: &Valu
 fn tanh_form(b: &mut Builder, x: &Value, t: Option<Value>, dy: &Value) -> Value {
     let c = (2.0 / PI).sqrt();
     let (one, factor, square) = (b.scalar(1.0), b.scalar(c), b.mul(x, x));
-    let t = t.unwrap_or_else(|| {
-        let cubic = b.scale(&square, c * 0.044715);
-        let inner = b.add(&cubic, &factor);
-        let inner = b.mul(x, &inner);
-        b.unary("Tanh", &inner)
-    });
+    let t = t.unwrap_or_else(|| tanh_of_cubic(b, x));
     let t_square = b.mul(&t, &t);
     let t_slope = b.sub(&one, &t_square);
     let inner_slope = b.scale(&square, c * 3.0 * 0.044715);

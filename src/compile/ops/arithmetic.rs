@@ -1,7 +1,7 @@
 //! This file is where arithmetic is: sums, products, powers, extremes and elementary functions.
 
 use super::Gradient::{Rule, Stops};
-use super::Kind::{Elementwise, Maximum, Metadata, Product, Sum};
+use super::Kind::{Elementwise, Maximum, Metadata, Quotient, Rectifier, Scale, Sum};
 use super::{Cotangents, Kind, Misfit, Operator, only};
 use crate::compile::builder::Builder;
 use crate::compile::graph::{Node, Tensor, Value};
@@ -11,8 +11,8 @@ pub(super) static OPERATORS: &[Operator] = &[
     row("Sub", Sum, sub, &["y = Sub(x, w[3, 1])", "y = Sub(1.5, x)"]),
     row("Sum", Sum, sum, &["y = Sum(x, v[4], w[3, 1])"]),
     row("Mean", Sum, mean, &["y = Mean(x, v[4], w[3, 1])"]),
-    row("Mul", Product, mul, &["y = Mul(x, w[4])", "y = Mul(x[3, 1], w[2, 1, 4])", "y = Mul(x, x)"]),
-    row("Div", Product, div, &["y = Div(x, w[3, 4] > 0)", "y = Div(1.0, x > 0)"]),
+    row("Mul", Scale, mul, &["y = Mul(x, w[4])", "y = Mul(x[3, 1], w[2, 1, 4])", "y = Mul(x, x)"]),
+    row("Div", Quotient, div, &["y = Div(x, w[3, 4] > 0)", "y = Div(1.0, x > 0)"]),
     row(
         "Pow",
         Elementwise,
@@ -26,7 +26,7 @@ pub(super) static OPERATORS: &[Operator] = &[
         ],
     ),
     row("Neg", Sum, neg, &["y = Neg(x)"]),
-    row("Abs", Elementwise, abs, &["y = Abs(x)"]),
+    row("Abs", Rectifier, abs, &["y = Abs(x)"]),
     row("Reciprocal", Elementwise, reciprocal, &["y = Reciprocal(x > 0)"]),
     row("Sqrt", Elementwise, sqrt, &["y = Sqrt(x > 0)"]),
     row("Exp", Elementwise, exp, &["y = Exp(x)"]),

@@ -1,7 +1,7 @@
 //! This file is where channels are normalized: by stored statistics, or in groups by their own.
 
 use super::Gradient::Rule;
-use super::Kind::{Normalization, Product};
+use super::Kind::Normalization;
 use super::{Cotangents, Kind, Misfit, Operator, only};
 use crate::compile::builder::Builder;
 use crate::compile::facts::{Fact, Length};
@@ -10,7 +10,7 @@ use crate::compile::graph::{Node, Value};
 pub(super) static OPERATORS: &[Operator] = &[
     row(
         "BatchNormalization",
-        Product,
+        Normalization(batch),
         batch,
         &[
             "y = BatchNormalization(x, [0.5, -1.0, 2.0], [0.1, 0.2, 0.3], [1.0, 0.0, -1.0], [0.5, 1.0, 2.0]) {epsilon: 0.1}",
@@ -18,13 +18,13 @@ pub(super) static OPERATORS: &[Operator] = &[
     ),
     row(
         "InstanceNormalization",
-        Normalization,
+        Normalization(instance_held),
         instance,
         &["y = InstanceNormalization(x, [0.5, -1.0, 2.0], [0.1, 0.2, 0.3]) {epsilon: 0.1}"],
     ),
     row(
         "GroupNormalization",
-        Normalization,
+        Normalization(group_held),
         group,
         &[
             "y = GroupNormalization(x[2, 4, 3], [0.5, -1.0, 2.0, 0.7], [0.1, 0.2, 0.3, 0.4]) {num_groups: 2, epsilon: 0.1}",
@@ -57,15 +57,31 @@ fn batch(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit>
 }
 
 fn instance(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    by_instance(b, node, dy, false)
+}
+
+fn instance_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    by_instance(b, node, dy, true)
+}
+
+fn by_instance(b: &mut Builder, node: &Node, dy: &Value, held: bool) -> Result<Cotangents, Misfit> {
     constant_weights(b, node)?;
     let channels = b.shape(&node.inputs[0]).get(1).copied().ok_or("there are no channels")?;
     let channels = channels.constant().ok_or("the number of channels varies")?;
     let scale = beside_channels(b, &node.inputs[1], b.rank(dy));
     let g = b.mul(dy, &scale);
-    grouped(b, node, &g, channels)
+    grouped(b, node, &g, channels, held)
 }
 
 fn group(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    by_group(b, node, dy, false)
+}
+
+fn group_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    by_group(b, node, dy, true)
+}
+
+fn by_group(b: &mut Builder, node: &Node, dy: &Value, held: bool) -> Result<Cotangents, Misfit> {
     constant_weights(b, node)?;
     if b.opset() < 21 {
         return Err("its weights are those of groups (before opset 21)".into());
@@ -73,11 +89,11 @@ fn group(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit>
     let groups = node.int("num_groups").and_then(|it| usize::try_from(it).ok());
     let scale = beside_channels(b, &node.inputs[1], b.rank(dy));
     let g = b.mul(dy, &scale);
-    grouped(b, node, &g, groups.ok_or("num_groups is missing")?)
+    grouped(b, node, &g, groups.ok_or("num_groups is missing")?, held)
 }
 
-/// Over each group, `x̂ = (x − μ)/σ`: `dx = (g − mean g − x̂·mean(g·x̂))/σ`
-fn grouped(b: &mut Builder, node: &Node, g: &Value, groups: usize) -> Result<Cotangents, Misfit> {
+/// Over each group, `x̂ = (x − μ)/σ`: `dx = (g − mean g − x̂·mean(g·x̂))/σ`; with `σ` held, `dx = (g − mean g)/σ`
+fn grouped(b: &mut Builder, node: &Node, g: &Value, groups: usize, held: bool) -> Result<Cotangents, Misfit> {
     let x = &node.inputs[0];
     let shape = b.shape(x);
     let size = shape[1..].iter().fold(Length::ONE, |product, &it| product.zip(it, |p, q| p * q));
@@ -91,17 +107,21 @@ fn grouped(b: &mut Builder, node: &Node, g: &Value, groups: usize) -> Result<Cot
     let variance = b.reduce_mean(&square, &[2], true);
     let sum = b.add(&variance, &epsilon);
     let deviation = b.unary("Sqrt", &sum);
-    let normal = b.div(&centred, &deviation);
-    let product = b.mul(&g, &normal);
-    let (level, tilt) = (b.reduce_mean(&g, &[2], true), b.reduce_mean(&product, &[2], true));
-    let (level, tilt) = (b.sub(&g, &level), b.mul(&normal, &tilt));
-    let rest = b.sub(&level, &tilt);
+    let level = b.reduce_mean(&g, &[2], true);
+    let mut rest = b.sub(&g, &level);
+    if !held {
+        let normal = b.div(&centred, &deviation);
+        let product = b.mul(&g, &normal);
+        let tilt = b.reduce_mean(&product, &[2], true);
+        let tilt = b.mul(&normal, &tilt);
+        rest = b.sub(&rest, &tilt);
+    }
     let dx = b.div(&rest, &deviation);
     only(b.reshape_like(&dx, x))
 }
 
 /// A weight for each channel, with axes of length one for what comes behind channels.
-fn beside_channels(b: &mut Builder, weight: &Value, rank: usize) -> Value {
+pub(super) fn beside_channels(b: &mut Builder, weight: &Value, rank: usize) -> Value {
     let shape = [b.shape(weight), vec![Length::ONE; rank.saturating_sub(2)]].concat();
     let target: Vec<i64> =
         std::iter::once(-1).chain(std::iter::repeat_n(1, rank.saturating_sub(2))).collect();

@@ -1,25 +1,25 @@
 //! This file is where ONNX Runtime's own activations and products are, in the domain com.microsoft.
 
 use super::Gradient::Rule;
-use super::Kind::{Elementwise, Product};
-use super::activation::{gelu_erf, gelu_tanh};
-use super::elementary::swish_slope;
+use super::Kind::{Gate, Product};
+use super::activation::{gelu_erf, gelu_erf_held, gelu_tanh, gelu_tanh_held};
+use super::elementary::{sigmoid_of, swish_slope};
 use super::{Cotangents, Kind, Misfit, Operator, only};
 use crate::compile::builder::Builder;
 use crate::compile::graph::{Node, Value};
 
 pub(super) static OPERATORS: &[Operator] = &[
-    row("Gelu", Elementwise, gelu, &["y = com.microsoft::Gelu(x)"]),
-    row("BiasGelu", Elementwise, bias_gelu, &["y = com.microsoft::BiasGelu(x, c[4])"]),
+    row("Gelu", Gate(gelu_held), gelu, &["y = com.microsoft::Gelu(x)"]),
+    row("BiasGelu", Gate(bias_gelu_held), bias_gelu, &["y = com.microsoft::BiasGelu(x, c[4])"]),
     row(
         "FastGelu",
-        Elementwise,
+        Gate(fast_gelu_held),
         fast_gelu,
         &["y = com.microsoft::FastGelu(x)", "y = com.microsoft::FastGelu(x, c[4])"],
     ),
     row(
         "QuickGelu",
-        Elementwise,
+        Gate(quick_gelu_held),
         quick_gelu,
         &["y = com.microsoft::QuickGelu(x)", "y = com.microsoft::QuickGelu(x) {alpha: 0.7}"],
     ),
@@ -48,6 +48,29 @@ const fn row(
 /// The cotangent of a GELU of the error function's form
 fn gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     only(gelu_erf(b, &node.inputs[0], dy))
+}
+
+fn gelu_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    only(gelu_erf_held(b, &node.inputs[0], dy))
+}
+
+/// With the gate of `x + c` held: `dx = dc`
+fn bias_gelu_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let sum = b.add(&node.inputs[0], &node.inputs[1]);
+    let dx = gelu_erf_held(b, &sum, dy);
+    Ok(vec![Some(dx.clone()), Some(dx)])
+}
+
+fn fast_gelu_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let x = &node.inputs[0];
+    let sum = node.input(1).map_or_else(|| x.clone(), |bias| b.add(x, bias));
+    let dx = gelu_tanh_held(b, &sum, dy);
+    Ok(vec![Some(dx.clone()), Some(dx)])
+}
+
+fn quick_gelu_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let s = sigmoid_of(b, &node.inputs[0], node.float("alpha").unwrap_or(f64::from(1.702_f32)));
+    only(b.mul(dy, &s))
 }
 
 /// `y = Gelu(x + c)`: `dx = dc`

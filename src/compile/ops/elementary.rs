@@ -1,7 +1,7 @@
 //! This file is where the rarer functions of each element alone are.
 
 use super::Gradient::{Rule, Stops};
-use super::Kind::{Elementwise, Metadata};
+use super::Kind::{Elementwise, Gate, Metadata};
 use super::activation::member;
 use super::{Cotangents, Misfit, Operator, only};
 use crate::compile::builder::Builder;
@@ -17,7 +17,13 @@ pub(super) static OPERATORS: &[Operator] = &[
     row("Asinh", asinh, &["y = Asinh(x)"]),
     row("Acosh", acosh, &["h = Add(x > 0, 1.5); y = Acosh(h)"]),
     row("Atanh", atanh, &["h = Tanh(x); y = Atanh(h)"]),
-    row("Swish", swish, &["y = Swish(x)", "y = Swish(x) {alpha: 1.7}"]),
+    Operator {
+        name: "Swish",
+        domain: "",
+        kind: Gate(swish_held),
+        gradient: Rule(swish),
+        examples: &["y = Swish(x)", "y = Swish(x) {alpha: 1.7}"],
+    },
     row("Shrink", shrink, &["y = Shrink(x) {lambd: 0.3, bias: 0.1}"]),
     row("Mod", modulo, &["y = Mod(x > 0, [10.0]) {fmod: 1}"]),
     stop("Hardmax"),
@@ -97,6 +103,19 @@ fn atanh(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit>
 fn swish(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let known = member(node, "Sigmoid").map(|it| (it.inputs[0].clone(), it.outputs[0].clone()));
     only(swish_slope(b, &node.inputs[0], node.float("alpha").unwrap_or(1.0), known, dy))
+}
+
+/// The same with `s` held: `dx = dy·s`
+fn swish_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let known = member(node, "Sigmoid").map(|it| it.outputs[0].clone());
+    let s = known.unwrap_or_else(|| sigmoid_of(b, &node.inputs[0], node.float("alpha").unwrap_or(1.0)));
+    only(b.mul(dy, &s))
+}
+
+/// `σ(αx)`
+pub(super) fn sigmoid_of(b: &mut Builder, x: &Value, alpha: f64) -> Value {
+    let scaled = b.scale(x, alpha);
+    b.unary("Sigmoid", &scaled)
 }
 
 /// `dy·s·(1 + αx·(1 − s))` with `s = σ(αx)`: the cotangent behind `x·s`; `known` are `αx` and `s`.

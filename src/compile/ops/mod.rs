@@ -18,6 +18,7 @@ mod fourier;
 mod index;
 mod norm;
 mod normalize;
+mod offset;
 mod product;
 mod reduce;
 mod scatter;
@@ -28,6 +29,7 @@ mod window;
 use super::builder::Builder;
 use super::graph::{Node, Value};
 
+pub use offset::offset;
 pub use softmax::guarded as softmax_guard;
 
 /// The tables.
@@ -65,25 +67,51 @@ pub struct Operator {
 }
 
 /// What an operator is, as far as relevance propagation cares. Composites are tables over this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// Linear in each operand, and a constant operand is a weight: MatMul, Gemm, Conv, Mul, Div's numerator.
-    /// With two active operands it is a bilinear product; the walk tells the two apart before it asks.
+    /// Sums of products, linear in each operand, and a constant operand is a weight: MatMul, Gemm, Conv. With two
+    /// active operands it is a bilinear product; the walk tells the two apart before it asks.
     Product,
+    /// A product element by element: Mul. With a constant factor each element is scaled alone.
+    Scale,
+    /// The first operand by the second: Div.
+    Quotient,
+    /// A product of elements of one operand: ReduceProd.
+    Accumulation,
     /// A sum of its operands, or of parts of its operand: Add, Sub, ReduceSum, ReduceMean.
     Sum,
     /// A function applied to each element alone.
     Elementwise,
+    /// The same, positively homogeneous: the slope times the operand is the result. Relu, LeakyRelu, Abs.
+    Rectifier,
+    /// The same, an operand times a gate of itself: Gelu, Swish. Carries the rule that holds the gate, so that the
+    /// cotangent times the operand is kept.
+    Gate(Rule),
     /// Softmax and its logarithm.
     Softmax,
-    /// Centring or scaling by statistics of the operand itself.
-    Normalization,
+    /// Centring or scaling by statistics of the operand itself. Carries the rule that holds the statistics: with the
+    /// scale constant it is linear.
+    Normalization(Rule),
     /// One of several elements is taken by size: Max, ReduceMax, MaxPool, TopK.
     Maximum,
     /// Elements are moved, repeated or dropped, never changed: Reshape, Gather, Where, Concat.
     Routing,
     /// Nothing flows: shapes, comparisons, rounding.
     Metadata,
+}
+
+impl PartialEq for Kind {
+    /// Whatever the rules that kinds carry.
+    fn eq(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+impl Kind {
+    /// Is it a function of each element alone?
+    pub fn is_pointwise(self) -> bool {
+        matches!(self, Self::Elementwise | Self::Rectifier | Self::Gate(_))
+    }
 }
 
 /// How an operator's gradient goes.

@@ -1,7 +1,7 @@
 //! This file is where norms, extremes and products along axes are.
 
 use super::Gradient::Rule;
-use super::Kind::{Maximum, Normalization};
+use super::Kind::{Accumulation, Maximum, Normalization};
 use super::reduce::widened;
 use super::{Cotangents, Kind, Misfit, Operator, only};
 use crate::compile::builder::Builder;
@@ -15,25 +15,40 @@ pub(super) static OPERATORS: &[Operator] = &[
         &["y = ReduceMax(x) {axes: [1], keepdims: 0}", "y = ReduceMax(x)", "y = ReduceMax(x, [-1, 0])"],
     ),
     row("ReduceMin", Maximum, extreme, &["y = ReduceMin(x) {axes: [-1]}", "y = ReduceMin(x) {keepdims: 0}"]),
-    row("ReduceL1", Normalization, l1, &["y = ReduceL1(x) {axes: [-2]}", "y = ReduceL1(x) {keepdims: 0}"]),
-    row("ReduceL2", Normalization, l2, &["y = ReduceL2(x) {axes: [-1]}", "y = ReduceL2(x) {keepdims: 0}"]),
+    row(
+        "ReduceL1",
+        Normalization(statistic),
+        l1,
+        &["y = ReduceL1(x) {axes: [-2]}", "y = ReduceL1(x) {keepdims: 0}"],
+    ),
+    row(
+        "ReduceL2",
+        Normalization(statistic),
+        l2,
+        &["y = ReduceL2(x) {axes: [-1]}", "y = ReduceL2(x) {keepdims: 0}"],
+    ),
     row(
         "ReduceSumSquare",
-        Normalization,
+        Normalization(statistic),
         sum_square,
         &["y = ReduceSumSquare(x) {axes: [0], keepdims: 0}", "y = ReduceSumSquare(x)"],
     ),
-    row("ReduceLogSum", Normalization, log_sum, &["y = ReduceLogSum(x > 0) {axes: [1], keepdims: 0}"]),
+    row(
+        "ReduceLogSum",
+        Normalization(statistic),
+        log_sum,
+        &["y = ReduceLogSum(x > 0) {axes: [1], keepdims: 0}"],
+    ),
     row(
         "ReduceLogSumExp",
-        Normalization,
+        Normalization(statistic),
         log_sum_exp,
         &["y = ReduceLogSumExp(x) {axes: [-1]}", "y = ReduceLogSumExp(x, [0, 1]) {keepdims: 0}"],
     ),
-    row("ReduceProd", Kind::Product, product, &["y = ReduceProd(x) {axes: [1]}", "y = ReduceProd(x, [0])"]),
+    row("ReduceProd", Accumulation, product, &["y = ReduceProd(x) {axes: [1]}", "y = ReduceProd(x, [0])"]),
     row(
         "LpNormalization",
-        Normalization,
+        Normalization(lp_held),
         lp,
         &["y = LpNormalization(x)", "y = LpNormalization(x) {axis: 1, p: 1}"],
     ),
@@ -46,6 +61,11 @@ const fn row(
     examples: &'static [&'static str],
 ) -> Operator {
     Operator { name, domain: "", kind, gradient: Rule(rule), examples }
+}
+
+/// A statistic, held: nothing flows.
+fn statistic(_: &mut Builder, _: &Node, _: &Value) -> Result<Cotangents, Misfit> {
+    Ok(Vec::new())
 }
 
 /// Divisors are not let below this: at an operand that is all zero, the gradient is zero.
@@ -128,18 +148,31 @@ fn product(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfi
 /// first
 fn lp(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let (x, y) = (&node.inputs[0], &node.outputs[0]);
-    let axis = b.fact(x).axis(node.int("axis").unwrap_or(-1)).ok_or("the axis is out of range")?;
-    let (norm, slope) = match node.int("p").unwrap_or(2) {
-        1 => ("ReduceL1", b.unary("Sign", x)),
-        2 => ("ReduceL2", y.clone()),
-        _ => return Err("p is neither 1 nor 2".into()),
-    };
-    let n = b.reduce(norm, x, &[axis], true);
-    let tiny = b.scalar(TINY);
-    let n = b.binary("Max", &n, &tiny);
+    let (n, axis) = length(b, node)?;
+    let slope = if node.int("p") == Some(1) { b.unary("Sign", x) } else { y.clone() };
     let product = b.mul(dy, y);
     let total = b.reduce_sum(&product, &[axis], true);
     let along = b.mul(&slope, &total);
     let rest = b.sub(dy, &along);
     only(b.div(&rest, &n))
+}
+
+/// The same with `n` held: `dx = dy/n`
+fn lp_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
+    let (n, _) = length(b, node)?;
+    only(b.div(dy, &n))
+}
+
+/// `‖x‖` of the first or second norm, and the axis along which it is taken.
+fn length(b: &mut Builder, node: &Node) -> Result<(Value, usize), Misfit> {
+    let x = &node.inputs[0];
+    let axis = b.fact(x).axis(node.int("axis").unwrap_or(-1)).ok_or("the axis is out of range")?;
+    let norm = match node.int("p").unwrap_or(2) {
+        1 => "ReduceL1",
+        2 => "ReduceL2",
+        _ => return Err("p is neither 1 nor 2".into()),
+    };
+    let n = b.reduce(norm, x, &[axis], true);
+    let tiny = b.scalar(TINY);
+    Ok((b.binary("Max", &n, &tiny), axis))
 }

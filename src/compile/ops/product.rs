@@ -43,7 +43,8 @@ const fn row(name: &'static str, rule: super::Rule, examples: &'static [&'static
     Operator { name, domain: "", kind: Product, gradient: Rule(rule), examples }
 }
 
-/// `Y = A·B`: `dA = dY·Bᵀ`, `dB = Aᵀ·dY`. Vectors count as matrices of one row or column.
+/// `Y = A·B + C`: `dA = dY·Bᵀ`, `dB = Aᵀ·dY`. Vectors count as matrices of one row or column; `C` is what a group
+/// adds, and constant.
 fn matmul(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let (lhs, rhs) = (&node.inputs[0], &node.inputs[1]);
     let (row, column) = (b.rank(lhs) == 1, b.rank(rhs) == 1);
