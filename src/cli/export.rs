@@ -7,8 +7,16 @@ use clap::{Args, ValueEnum};
 
 use super::inspect::compiled;
 use crate::{
-    compile::{self, graph::Graph, onnx::note::with_note, refusal::Refusal},
-    model::{Manifest, derived::DIGEST_KEY},
+    compile::{
+        self, composite::Composite, graph::Graph, onnx::note::with_note, refusal::Refusal,
+        relevance::Relevance,
+    },
+    model::{
+        Manifest,
+        derived::DIGEST_KEY,
+        relevance::{self, SUBSTITUTIONS_KEY},
+    },
+    runtime::{Device, Runtime},
 };
 
 /// What to write.
@@ -19,6 +27,10 @@ pub(super) struct Export {
     /// Which derived graph
     #[arg(long, value_enum)]
     graph: Which,
+    /// For a relevance graph: lrp-0, epsilon, gamma, alpha-beta, z-plus, cp-lrp, attn-lrp, deep-taylor or
+    /// deep-taylor-box
+    #[arg(long, default_value = "attn-lrp", value_parser = composite)]
+    composite: Composite,
     /// The file to write; named after its graph in the model folder, such as `gradient.onnx`, it is used at the
     /// next start
     #[arg(long)]
@@ -34,19 +46,40 @@ enum Which {
     /// Inputs: the model's own, `inputs_embeds`, and for each hidden state `keep_N` and `add_N`, which broadcast:
     /// it becomes `keep·h + add`; outputs: `logits` and each `hidden_state_N` as edited
     Intervention,
+    /// Inputs as of the gradient graph; outputs: `logits`, `relevance` [batch, seq], `absorbed` [batch, segments],
+    /// and where they can be told `layer_relevance`, `head_relevance` and `neuron_relevance`. Its file is called
+    /// `relevance-COMPOSITE.onnx`
+    Relevance,
+}
+
+fn composite(slug: &str) -> Result<Composite, String> {
+    let found = Composite::ALL.into_iter().find(|it| it.slug() == slug);
+    found.ok_or_else(|| format!("composites are {}", Composite::ALL.map(Composite::slug).join(", ")))
 }
 
 /// Derives, measures and writes the graph; a graph that is wrong is not written.
 pub(super) fn run(arguments: &Export) -> anyhow::Result<()> {
     let compiled = compiled(&arguments.folder)?;
+    let manifest = Manifest::read(&arguments.folder, None)?;
+    let made_here: Relevance;
+    let mut notes = None;
     let graph: &Graph = match arguments.graph {
         Which::Gradient => &compiled.gradient.as_ref().map_err(|it| refused("gradient", it))?.graph,
         Which::Intervention => {
             &compiled.intervention.as_ref().map_err(|it| refused("intervention", it))?.cut.graph
         }
+        Which::Relevance => {
+            let runtime = Runtime::load(Device::Cpu, 1)?;
+            let made = relevance::measured(&compiled, arguments.composite, &manifest, &runtime);
+            made_here = made.map_err(|it| refused("relevance", &it))?;
+            notes = Some(made_here.substitutions.join("\n"));
+            &made_here.graph
+        }
     };
-    let digest = Manifest::read(&arguments.folder, None)?.digest()?;
-    let bytes = with_note(compile::write(graph), DIGEST_KEY, &digest);
+    let mut bytes = with_note(compile::write(graph), DIGEST_KEY, &manifest.digest()?);
+    if let Some(notes) = notes {
+        bytes = with_note(bytes, SUBSTITUTIONS_KEY, &notes);
+    }
     fs::write(&arguments.out, &bytes)
         .with_context(|| format!("{} cannot be written", arguments.out.display()))?;
     println!("{}: {} nodes, {} bytes", arguments.out.display(), graph.nodes.len(), bytes.len());

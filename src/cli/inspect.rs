@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::{
-    compile::{Compiled, Intervention, narrow, refusal::Refusal},
+    compile::{Compiled, Intervention, composite::Composite, narrow, refusal::Refusal},
     explain::registry::METHODS,
     model::{Manifest, Need, derived, graphs},
     runtime::{Device, Runtime, SharedWeights},
@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Inspect) -> anyhow::Result<()> {
             structure(&compiled);
             methods(|need| match need {
                 Need::Forward | Need::Words | Need::FillMask => None,
-                Need::Gradient => compiled.gradient.as_ref().err(),
+                Need::Gradient | Need::Relevance => compiled.gradient.as_ref().err(),
                 Need::Embeddings | Need::HiddenStates => compiled.intervention.as_ref().err(),
             })
         }
@@ -93,6 +93,13 @@ fn structure(compiled: &Compiled) {
             measures.slope,
             measures.alone
         );
+    }
+    for composite in Composite::ALL {
+        let name = composite.slug();
+        match compiled.relevance(composite) {
+            Ok(it) => println!("  {name:<15} relevance graph of {} nodes", it.graph.nodes.len()),
+            Err(refusal) => println!("  {name:<15} no relevance graph, {refusal}"),
+        }
     }
 }
 

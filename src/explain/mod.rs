@@ -5,6 +5,7 @@
 
 mod answer;
 mod case;
+pub mod decomposition;
 pub mod distribution;
 mod error;
 pub mod estimators;

@@ -1,6 +1,6 @@
 //! The registry: one row a method, in the order of `GET /methods`.
 
-use super::{Method, gradient, perturbation, surrogate};
+use super::{Method, decomposition, gradient, perturbation, surrogate};
 
 /// Every method.
 pub static METHODS: &[&dyn Method] = &[
@@ -20,6 +20,8 @@ pub static METHODS: &[&dyn Method] = &[
     surrogate::trans_shap::METHOD,
     surrogate::decision_tree::METHOD,
     surrogate::anchors::METHOD,
+    decomposition::lrp::METHOD,
+    decomposition::deep_taylor::METHOD,
 ];
 
 /// The method of this name.

@@ -73,24 +73,29 @@ pub fn compile(
     manifest: &Manifest,
 ) -> Result<Compiled, Refusal> {
     let evaluate = |graph: &Ir, batches: &[Batch]| evaluate(runtime, weights, graph, batches);
-    let hints = Hints { pad: manifest.special.pad.map(i64::from), eos: manifest.special.sep.map(i64::from) };
+    let hints = hints(manifest);
     let given = Given {
-        gradient: exported(manifest, "gradient.onnx"),
-        intervention: exported(manifest, "intervention.onnx"),
+        gradient: exported(manifest, "gradient.onnx").map(|it| it.0),
+        intervention: exported(manifest, "intervention.onnx").map(|it| it.0),
     };
     Compiled::with(graph, given, &hints, &evaluate)
 }
 
-/// The folder's own graph of this name, if there is one and it belongs to this very model.
-fn exported(manifest: &Manifest, name: &str) -> Option<Ir> {
+/// What the folder says that the graph does not.
+pub fn hints(manifest: &Manifest) -> Hints {
+    Hints { pad: manifest.special.pad.map(i64::from), eos: manifest.special.sep.map(i64::from) }
+}
+
+/// The folder's own graph of this name, if there is one and it belongs to this very model; and its file.
+pub(super) fn exported(manifest: &Manifest, name: &str) -> Option<(Ir, Bytes)> {
     let path = manifest.folder.join(name);
     let file: Bytes = std::fs::read(&path).ok()?.into();
     if note(&file, DIGEST_KEY)? != manifest.digest().ok()? {
         tracing::warn!(file = %path.display(), "belongs to another model and is not used");
         return None;
     }
-    match crate::compile::read(file, &crate::compile::no_external) {
-        Ok(graph) => Some(graph),
+    match crate::compile::read(file.clone(), &crate::compile::no_external) {
+        Ok(graph) => Some((graph, file)),
         Err(error) => {
             tracing::warn!(file = %path.display(), %error, "is not used");
             None
@@ -221,7 +226,10 @@ pub(super) fn unavailable(code: Code, reason: String) -> Unavailable {
 }
 
 /// Runs a graph as it is on every batch: the compiler's eyes.
-fn evaluate(
+///
+/// # Errors
+/// ONNX Runtime's words.
+pub fn evaluate(
     runtime: &Runtime,
     weights: &SharedWeights,
     graph: &Ir,

@@ -8,6 +8,7 @@ pub mod labels;
 pub mod manifest;
 mod need;
 mod open;
+pub mod relevance;
 mod shelf;
 pub mod text;
 mod words;
@@ -21,10 +22,14 @@ pub use labels::{Activation, Labels, Output, ScoreError, TargetError};
 pub use manifest::{Manifest, ManifestError, SpecialTokens};
 pub use need::{Need, Unavailable};
 pub use open::{OpenError, OpenSettings};
+pub use relevance::{RelevanceGraph, RelevanceGraphs, RelevanceRow};
 pub use shelf::{Entry, Shelf};
 pub use words::Words;
 
-use crate::runtime::{Device, Program, Role};
+use crate::{
+    compile::composite::Composite,
+    runtime::{Device, Program, Role},
+};
 
 /// One classifier: its labels, its tokenizer, its graphs.
 pub struct Model {
@@ -54,6 +59,8 @@ pub struct Model {
     pub words: Result<Arc<Words>, Unavailable>,
     /// The companion masked language model, or why there is none.
     pub fill_mask: Result<FillMask, Unavailable>,
+    /// The relevance graphs, or why there are none.
+    pub relevance: Result<RelevanceGraphs, Unavailable>,
     /// What a caller should know beside the numbers.
     pub warnings: Vec<String>,
 }
@@ -82,6 +89,7 @@ impl Model {
         match need {
             Need::Forward => Ok(()),
             Need::Gradient => self.gradient().map(|_| ()),
+            Need::Relevance => self.relevance.as_ref().map(|_| ()).map_err(Clone::clone),
             Need::Embeddings => self.intervention().map(|_| ()),
             Need::HiddenStates => match self.intervention()?.widths.is_empty() {
                 true => Err(intervention::no_layers()),
@@ -140,5 +148,13 @@ impl Model {
                 Err(error)
             }
         }
+    }
+
+    /// The relevance graph of a composite; the first call for each takes as long as opening a model.
+    ///
+    /// # Errors
+    /// [`Unavailable`] with every node that stands in the way.
+    pub fn relevance(&self, composite: Composite) -> Result<Arc<RelevanceGraph>, Unavailable> {
+        self.relevance.as_ref().map_err(Clone::clone)?.get(composite)
     }
 }

@@ -19,6 +19,8 @@ pub enum Need {
     Words,
     /// A companion masked language model.
     FillMask,
+    /// Relevance by a composite of LRP.
+    Relevance,
 }
 
 impl Need {
@@ -26,7 +28,7 @@ impl Need {
     pub fn is_derived(self) -> bool {
         match self {
             Self::Forward | Self::FillMask => false,
-            Self::Gradient | Self::Embeddings | Self::HiddenStates | Self::Words => true,
+            Self::Gradient | Self::Embeddings | Self::HiddenStates | Self::Words | Self::Relevance => true,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    EmbeddedGraph, Manifest, ManifestError, Model, derived, fill_mask, graphs, intervention,
+    EmbeddedGraph, Manifest, ManifestError, Model, RelevanceGraphs, derived, fill_mask, graphs, intervention,
     manifest::Side,
     text::{Tokenizer, TokenizerError},
 };
@@ -140,6 +140,11 @@ impl Model {
         }
         let (runtime, workers, layout) = (&settings.runtime, settings.workers, &forward.layout);
         let bench = derived::Bench { runtime, weights: &weights, workers, layout };
+        let digest = manifest.digest()?;
+        let relevance = compiled
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|compiled| RelevanceGraphs::new(compiled, &bench, manifest.clone(), digest.clone()));
         let behind = compiled.and_then(|compiled| {
             let embedded = derived::embedded(&compiled, &bench)?;
             Ok((compiled, embedded))
@@ -151,7 +156,7 @@ impl Model {
         let words = behind.as_ref().map_err(Clone::clone).and_then(derived::words);
         Ok(Self {
             name: name.to_owned(),
-            digest: manifest.digest()?,
+            digest,
             labels,
             special: manifest.special.clone(),
             tokenizer,
@@ -163,6 +168,7 @@ impl Model {
             intervention,
             words,
             fill_mask: Err(fill_mask::missing("the model has no companion masked language model")),
+            relevance,
             warnings,
         })
     }

@@ -21,6 +21,7 @@ mod process;
 mod reader;
 mod reference;
 mod refusals;
+mod relevance;
 mod replacements;
 mod routes;
 mod service;

@@ -102,6 +102,11 @@ fn sequential_totals_are_leave_one_out() {
 }
 
 #[test]
+fn attention_aware_relevance_equals_lxt() {
+    agree("lrp", "attnlrp", json!({ "composite": "attn-lrp" }), 1e-3);
+}
+
+#[test]
 fn served_logits_equal_pytorch() {
     for reference in references() {
         let request = json!({ "inputs": reference["text"] });
