@@ -3,11 +3,12 @@
 use std::{fs, path::Path};
 
 use explaind::{
-    compile::{self, onnx::note::with_note},
+    compile::{self, composite::Composite, onnx::note::with_note},
     model::{
         Manifest, Model, OpenSettings,
         derived::{self, DIGEST_KEY},
         graphs,
+        relevance::{SUBSTITUTIONS_KEY, file_name},
     },
     runtime::{Device, Extra, Row, Runtime, SharedWeights},
 };
@@ -103,4 +104,29 @@ fn an_intervention_graph_that_was_written_edits_as_the_derived_one() {
     }
     write(&intervention);
     assert_eq!(open().intervention.err().map(|it| it.code).as_deref(), Some("measured"));
+}
+
+#[test]
+fn a_relevance_graph_that_was_written_is_taken_and_audited() {
+    let (folder, runtime) = folder(|manifest| manifest.digest().expect("a digest"), false);
+    let manifest = Manifest::read(folder.path(), None).expect("a model folder");
+    let graph = graphs::read(&manifest.graph).expect("a graph");
+    let compiled =
+        derived::compile(graph, &runtime, &SharedWeights::default(), &manifest).expect("a structure");
+    let open = |graph: &compile::graph::Graph| {
+        let digest = manifest.digest().expect("a digest");
+        let bytes = with_note(compile::write(graph), DIGEST_KEY, &digest);
+        let bytes = with_note(bytes, SUBSTITUTIONS_KEY, "made elsewhere");
+        fs::write(folder.path().join(file_name(Composite::Gamma)), bytes).expect("a file");
+        let settings = OpenSettings { runtime: runtime.clone(), workers: 1 };
+        let model = Model::open("bert", folder.path(), &settings).expect("a model");
+        let made = model.relevance(Composite::Gamma).map(|it| it.substitutions.clone());
+        made.map_err(|missing| missing.code)
+    };
+    let mut written = compiled.relevance(Composite::Gamma).expect("a relevance graph").graph;
+    assert_eq!(open(&written), Ok(vec!["made elsewhere".to_owned()]));
+    // Some relevance is lost.
+    let lost = written.nodes.iter().rposition(|it| it.is("Sign")).expect("a rule that asks for signs");
+    written.nodes[lost].op = "Floor".into();
+    assert_eq!(open(&written), Err("measured".to_owned()));
 }

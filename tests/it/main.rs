@@ -28,4 +28,5 @@ mod service;
 mod shapes;
 mod support;
 mod surrogate;
+mod twins;
 mod zoo;
