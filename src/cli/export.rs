@@ -50,6 +50,9 @@ enum Which {
     /// and where they can be told `layer_relevance`, `head_relevance` and `neuron_relevance`. Its file is called
     /// `relevance-COMPOSITE.onnx`
     Relevance,
+    /// Inputs as of the gradient graph; outputs: `logits`, and for each layer `attention_N` [batch, heads, seq, seq]
+    /// and `attention_N_grad`
+    Attention,
 }
 
 fn composite(slug: &str) -> Result<Composite, String> {
@@ -65,6 +68,7 @@ pub(super) fn run(arguments: &Export) -> anyhow::Result<()> {
     let mut notes = None;
     let graph: &Graph = match arguments.graph {
         Which::Gradient => &compiled.gradient.as_ref().map_err(|it| refused("gradient", it))?.graph,
+        Which::Attention => &compiled.attention.as_ref().map_err(|it| refused("attention", it))?.graph,
         Which::Intervention => {
             &compiled.intervention.as_ref().map_err(|it| refused("intervention", it))?.cut.graph
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::{
-    compile::{Compiled, Intervention, composite::Composite, narrow, refusal::Refusal},
+    compile::{AttentionDerived, Compiled, Intervention, composite::Composite, narrow, refusal::Refusal},
     explain::registry::METHODS,
     model::{Manifest, Need, derived, graphs},
     runtime::{Device, Runtime, SharedWeights},
@@ -39,6 +39,7 @@ pub(super) fn run(arguments: &Inspect) -> anyhow::Result<()> {
             methods(|need| match need {
                 Need::Forward | Need::Words | Need::FillMask => None,
                 Need::Gradient | Need::Relevance => compiled.gradient.as_ref().err(),
+                Need::Attention => compiled.attention.as_ref().err(),
                 Need::Embeddings | Need::HiddenStates => compiled.intervention.as_ref().err(),
             })
         }
@@ -83,6 +84,15 @@ fn structure(compiled: &Compiled) {
             measures.exchanged
         ),
         Err(refusal) => println!("  interventions   refused, {refusal}"),
+    }
+    match &compiled.attention {
+        Ok(AttentionDerived { graph, measures }) => println!(
+            "  attention graph {} nodes; measured: logits {:.1e}, slope {:.1e}",
+            graph.nodes.len(),
+            measures.logits,
+            measures.slope
+        ),
+        Err(refusal) => println!("  attention graph refused, {refusal}"),
     }
     if let Ok(derived) = &compiled.gradient {
         let measures = &derived.measures;

@@ -43,39 +43,39 @@ pub fn add(layer: usize) -> Value {
 pub fn intervention(cut: &Cut, states: &[Value]) -> Result<Cut, Refusal> {
     let mut cut = with_lengths_of_ids(cut)?;
     let Cut { graph, facts } = &mut cut;
-    let mut names = graph.names();
     for (layer, raw) in states.iter().enumerate() {
         let unknown = || Refusal::new(Code::Path, format!("the shape of {raw} could not be learned"));
         let fact = facts.get(raw).cloned().ok_or_else(unknown)?;
         let width = fact.shape.last().and_then(|it| it.constant()).ok_or_else(unknown)?;
-        for name in [state(layer), keep(layer), add(layer)] {
-            if names.is_taken(&name) {
-                let reason = format!("a value of the model is called {name}");
-                return Err(Refusal::new(Code::Output, reason));
-            }
-        }
-        edit(graph, &mut names, raw, layer);
-        let axes = |graph: &Graph| -> Vec<Axis> {
-            let own = graph.input(EMBEDS).and_then(|it| it.dims()).unwrap_or_default();
-            own.iter().take(2).cloned().chain([Axis::Fixed(width)]).collect()
-        };
-        let ty = Type::Tensor(fact.element, Some(axes(graph)));
-        graph.outputs.push(Port { value: state(layer), ty });
+        let own = graph.input(EMBEDS).and_then(|it| it.dims()).unwrap_or_default();
+        let axes = own.iter().take(2).cloned().chain([Axis::Fixed(width)]).collect();
+        edit(graph, raw, layer, &fact)?;
+        graph.outputs.push(Port { value: state(layer), ty: Type::Tensor(fact.element, Some(axes)) });
         for input in [keep(layer), add(layer)] {
-            graph.inputs.push(Port::tensor(input.clone(), fact.element, vec![Axis::Unknown; 3]));
             facts.insert(input, Fact::new(fact.element, vec![Length::ONE; 3]));
         }
-        facts.insert(state(layer), fact.clone());
+        facts.insert(state(layer), fact);
     }
     graph.prune();
     Ok(cut)
 }
 
-/// `h' = h·keep + add` behind the node that makes `raw`; whoever read `h` reads `h'`.
-fn edit(graph: &mut Graph, names: &mut Names, raw: &Value, layer: usize) {
+/// Puts `h' = h·keep + add` behind the node that makes `raw`; whoever read `h` reads `h'`.
+///
+/// # Errors
+/// One of the new names is taken.
+pub(super) fn edit(graph: &mut Graph, raw: &Value, layer: usize, fact: &Fact) -> Result<(), Refusal> {
     let edited = state(layer);
+    let mut names = graph.names();
+    if let Some(name) = [state(layer), keep(layer), add(layer)].iter().find(|it| names.is_taken(it)) {
+        return Err(Refusal::new(Code::Output, format!("a value of the model is called {name}")));
+    }
+    for input in [keep(layer), add(layer)] {
+        graph.inputs.push(Port::tensor(input, fact.element, vec![Axis::Unknown; fact.rank()]));
+    }
     graph.rename(&HashMap::from([(raw.clone(), edited.clone())]));
-    let Some(place) = graph.nodes.iter().position(|it| it.outputs.contains(&edited)) else { return };
+    let made = |it: &Node| it.outputs.contains(&edited);
+    let Some(place) = graph.nodes.iter().position(made) else { return Ok(()) };
     for output in graph.nodes[place].outputs.iter_mut().filter(|it| **it == edited) {
         *output = raw.clone();
     }
@@ -84,6 +84,7 @@ fn edit(graph: &mut Graph, names: &mut Names, raw: &Value, layer: usize) {
     let mut sum = Node::new("Add", &[kept.clone(), add(layer)], std::slice::from_ref(&edited));
     (product.name, sum.name) = (kept.to_string(), edited.to_string());
     graph.nodes.splice(place + 1..place + 1, [product, sum]);
+    Ok(())
 }
 
 /// The graph with every hidden state as an output and none edited. Inputs are the model's own and [`EMBEDS`].

@@ -42,6 +42,61 @@ pub(super) const TRIAL: (usize, usize) = (ROWS, TOKENS);
 /// The shorter length of the test by padding.
 const SHORT: usize = 6;
 
+/// What a model says of one batch: what other derived graphs are measured against.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// The model's own inputs.
+    pub batch: Batch,
+    /// Rows of the batch.
+    pub rows: usize,
+    /// Scores before any final activation, row-major.
+    pub logits: Vec<f64>,
+    /// The word embeddings of the batch.
+    pub embeds: Tensor,
+}
+
+impl Known {
+    /// Asks the model, `original` as it was read.
+    ///
+    /// # Errors
+    /// The model does not run.
+    pub fn of(
+        original: &Graph,
+        compiled: &Compiled,
+        hints: &Hints,
+        evaluate: Evaluate<'_>,
+    ) -> Result<Self, Refusal> {
+        let run = |graph: &Graph, batches: &[Batch]| {
+            evaluate(graph, batches).map_err(|error| Refusal::new(Code::Run, error)).and_then(floats)
+        };
+        let batch = batch_of(original, (ROWS, TOKENS), hints)?;
+        let count = batch[0].1.dims().first().copied().unwrap_or(1).max(1);
+        let logits = &compiled.logits;
+        let mut model = if logits.activation.is_some() { compiled.graph.clone() } else { original.clone() };
+        model.outputs.retain(|it| it.value == logits.output.value);
+        if logits.activation.is_some() {
+            model.outputs.iter_mut().for_each(|it| it.value = logits.value.clone());
+        }
+        let logits = match run(&model, std::slice::from_ref(&batch)) {
+            Ok(mut answers) => answers.swap_remove(0),
+            // Some exports run one row at a time only; what is derived from them may run more.
+            Err(_) => {
+                let apart: Vec<Batch> = (0..count).map(|row| rows(&batch, row, 1)).collect();
+                run(&model, &apart)?.concat()
+            }
+        };
+        let embeds = embed(compiled, &batch)?;
+        Ok(Self { batch, rows: count, logits, embeds })
+    }
+
+    /// The batch with its word embeddings.
+    pub fn embedded(&self) -> Batch {
+        let mut batch = self.batch.clone();
+        batch.push((EMBEDS.into(), self.embeds.clone()));
+        batch
+    }
+}
+
 /// Measures the gradient graph `derived` of `compiled` against `original`, the model as it was read.
 pub fn measure(
     original: &Graph,
@@ -270,7 +325,7 @@ fn retyped(like: &Tensor, dims: &[usize], values: &[i64]) -> Option<Tensor> {
 }
 
 /// Some rows of every tensor.
-pub(super) fn rows(batch: &Batch, first: usize, count: usize) -> Batch {
+fn rows(batch: &Batch, first: usize, count: usize) -> Batch {
     let cut = |(name, tensor): &(Value, Tensor)| {
         let stride = tensor.data().len() / tensor.dims()[0].max(1);
         let mut dims = tensor.dims().to_vec();
@@ -290,14 +345,14 @@ pub(super) fn embed(compiled: &Compiled, batch: &Batch) -> Result<Tensor, Refusa
     compiled.lookup(&ids.to_i64().ok_or_else(refuse)?, ids.dims()).ok_or_else(refuse)
 }
 
-pub(super) fn floats(runs: Vec<Vec<Option<Tensor>>>) -> Result<Vec<Vec<f64>>, Refusal> {
+fn floats(runs: Vec<Vec<Option<Tensor>>>) -> Result<Vec<Vec<f64>>, Refusal> {
     let first = |run: Vec<Option<Tensor>>| run.into_iter().next().flatten()?.to_f64();
     let all: Option<Vec<Vec<f64>>> = runs.into_iter().map(first).collect();
     all.ok_or_else(|| Refusal::new(Code::Path, "the output is not floating"))
 }
 
 /// Repeatable numbers between −1 and 1.
-fn noise(index: usize, seed: u64) -> f64 {
+pub(super) fn noise(index: usize, seed: u64) -> f64 {
     let mut it =
         (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
     it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

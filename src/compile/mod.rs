@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod anatomy;
+pub mod attend;
 pub mod builder;
 pub mod canonize;
 pub mod composite;
@@ -28,12 +29,13 @@ pub mod relevance;
 pub mod reverse;
 
 use anatomy::Anatomy;
+use attend::Attended;
 use composite::Composite;
 use cut::Cut;
 use graph::{Axis, Graph, Tensor};
 use intervene::Replaced;
 use locate::{Embedding, Logits};
-use measure::Measures;
+use measure::{Known, Measures};
 use probe::{Evaluate, Hints, Probe};
 use refusal::{Code, Refusal};
 use relevance::Relevance;
@@ -62,6 +64,8 @@ pub struct Compiled {
     pub gradient: Result<Derived, Refusal>,
     /// The intervention graph, or what stands in its way.
     pub intervention: Result<Intervention, Refusal>,
+    /// The attention graph, or all that stands in its way.
+    pub attention: Result<AttentionDerived, Refusal>,
 }
 
 /// Derived graphs that were made elsewhere.
@@ -71,6 +75,17 @@ pub struct Given {
     pub gradient: Option<Graph>,
     /// See [`intervene::intervention`].
     pub intervention: Option<Graph>,
+    /// See [`attend::attention`].
+    pub attention: Option<Graph>,
+}
+
+/// An attention graph that was measured and admitted.
+#[derive(Debug, Clone)]
+pub struct AttentionDerived {
+    /// The graph; see [`attend::attention`] for its inputs and outputs.
+    pub graph: Graph,
+    /// What the measurement said.
+    pub measures: Attended,
 }
 
 /// An intervention graph that was measured and admitted.
@@ -86,20 +101,13 @@ pub struct Intervention {
 }
 
 impl Intervention {
-    fn of(
-        cut: Cut,
-        original: &Graph,
-        compiled: &Compiled,
-        hints: &Hints,
-        evaluate: Evaluate<'_>,
-    ) -> Result<Self, Refusal> {
+    fn of(cut: Cut, known: &Known, raised: bool, evaluate: Evaluate<'_>) -> Result<Self, Refusal> {
         let width = |layer| match cut.graph.output(&intervene::state(layer))?.dims()? {
             [_, _, Axis::Fixed(width)] => Some(*width),
             _ => None,
         };
         let widths: Vec<usize> = (0..).map_while(width).collect();
-        let derived = (&cut.graph, widths.len());
-        let measures = intervene::measure(original, compiled, derived, hints, evaluate)?;
+        let measures = intervene::measure(known, raised, (&cut.graph, widths.len()), evaluate)?;
         Ok(Self { cut, widths, measures })
     }
 }
@@ -148,7 +156,20 @@ impl Compiled {
             Some(graph) => Ok(Cut { graph, facts: facts::Facts::default() }),
             None => intervene::intervention(&it.forward, &it.anatomy.hidden_states),
         };
-        it.intervention = intervention.and_then(|cut| Intervention::of(cut, &original, &it, hints, evaluate));
+        let attention = match given.attention {
+            Some(graph) => Ok(graph),
+            None => attend::attention(&it.forward, &it.anatomy.attention),
+        };
+        let known = Known::of(&original, &it, hints, evaluate);
+        it.intervention = intervention.and_then(|cut| {
+            Intervention::of(cut, known.as_ref().map_err(Clone::clone)?, it.raised, evaluate)
+        });
+        it.attention = attention.and_then(|graph| {
+            let measured = (&graph, it.anatomy.attention.len());
+            let known = known.as_ref().map_err(Clone::clone)?;
+            let measures = attend::measure(known, &it, measured, evaluate)?;
+            Ok(AttentionDerived { graph, measures })
+        });
         Ok(it)
     }
 
@@ -173,8 +194,19 @@ impl Compiled {
         let forward = cut::cut(&graph, &probe.facts, &embedding, &logits, &ids);
         let activity = derive::activity(&forward);
         let anatomy = anatomy::anatomy(&forward, &activity);
-        let (gradient, intervention) = (Err(not_yet()), Err(not_yet()));
-        Ok(Self { graph, probe, embedding, logits, forward, anatomy, raised, gradient, intervention })
+        let (gradient, intervention, attention) = (Err(not_yet()), Err(not_yet()), Err(not_yet()));
+        Ok(Self {
+            graph,
+            probe,
+            embedding,
+            logits,
+            forward,
+            anatomy,
+            raised,
+            gradient,
+            intervention,
+            attention,
+        })
     }
 
     /// Derives the relevance graph of a composite; it is not measured yet, see [`relevance::audit`].

@@ -4,6 +4,7 @@
 //! one row of the [`registry`]; it knows no HTTP, no session and no other method.
 
 mod answer;
+pub mod attending;
 mod case;
 pub mod decomposition;
 pub mod distribution;

@@ -1,6 +1,6 @@
 //! The registry: one row a method, in the order of `GET /methods`.
 
-use super::{Method, decomposition, gradient, perturbation, surrogate};
+use super::{Method, attending, decomposition, gradient, perturbation, surrogate};
 
 /// Every method.
 pub static METHODS: &[&dyn Method] = &[
@@ -22,6 +22,9 @@ pub static METHODS: &[&dyn Method] = &[
     surrogate::anchors::METHOD,
     decomposition::lrp::METHOD,
     decomposition::deep_taylor::METHOD,
+    attending::attention::METHOD,
+    attending::attention_rollout::METHOD,
+    attending::attention_relevance::METHOD,
 ];
 
 /// The method of this name.

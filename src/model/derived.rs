@@ -61,7 +61,7 @@ pub(super) struct Bench<'a> {
 }
 
 /// Finds a model's structure and derives its graphs; sessions that probe and measure share `weights`. A graph in the folder that is
-/// called after its kind (`gradient.onnx`, `intervention.onnx`) is taken instead of deriving one when it carries the
+/// called after its kind (`gradient.onnx`, `intervention.onnx`, `attention.onnx`) is taken instead of deriving one when it carries the
 /// model's digest; it is measured like a derived one.
 ///
 /// # Errors
@@ -77,6 +77,7 @@ pub fn compile(
     let given = Given {
         gradient: exported(manifest, "gradient.onnx").map(|it| it.0),
         intervention: exported(manifest, "intervention.onnx").map(|it| it.0),
+        attention: exported(manifest, "attention.onnx").map(|it| it.0),
     };
     Compiled::with(graph, given, &hints, &evaluate)
 }

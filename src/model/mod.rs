@@ -1,5 +1,6 @@
 //! What is loaded: one classifier, ready to be asked.
 
+pub mod attention;
 pub mod derived;
 mod fill_mask;
 pub mod graphs;
@@ -15,6 +16,7 @@ mod words;
 
 use std::{path::Path, sync::Arc};
 
+pub use attention::AttentionGraph;
 pub use derived::{EmbeddedGraph, GradientGraph};
 pub use fill_mask::FillMask;
 pub use intervention::{InterventionGraph, Restart};
@@ -55,6 +57,8 @@ pub struct Model {
     pub gradient: Result<GradientGraph, Unavailable>,
     /// The graphs that edit embeddings and hidden states, or why there are none.
     pub intervention: Result<InterventionGraph, Unavailable>,
+    /// The attention family's graphs, or why there are none.
+    pub attention: Result<AttentionGraph, Unavailable>,
     /// The word embedding's table, or why it was not found.
     pub words: Result<Arc<Words>, Unavailable>,
     /// The companion masked language model, or why there is none.
@@ -90,6 +94,7 @@ impl Model {
             Need::Forward => Ok(()),
             Need::Gradient => self.gradient().map(|_| ()),
             Need::Relevance => self.relevance.as_ref().map(|_| ()).map_err(Clone::clone),
+            Need::Attention => self.attention().map(|_| ()),
             Need::Embeddings => self.intervention().map(|_| ()),
             Need::HiddenStates => match self.intervention()?.widths.is_empty() {
                 true => Err(intervention::no_layers()),
@@ -106,6 +111,14 @@ impl Model {
     /// [`Unavailable`] with the reason that was found when the model was opened.
     pub fn gradient(&self) -> Result<&GradientGraph, Unavailable> {
         self.gradient.as_ref().map_err(Clone::clone)
+    }
+
+    /// The attention family's graphs.
+    ///
+    /// # Errors
+    /// [`Unavailable`] with the reason that was found when the model was opened.
+    pub fn attention(&self) -> Result<&AttentionGraph, Unavailable> {
+        self.attention.as_ref().map_err(Clone::clone)
     }
 
     /// The graphs that edit embeddings and hidden states.

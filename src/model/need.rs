@@ -15,6 +15,8 @@ pub enum Need {
     Embeddings,
     /// Logits from a hidden state.
     HiddenStates,
+    /// Attention probabilities and their gradients.
+    Attention,
     /// The word embedding's table.
     Words,
     /// A companion masked language model.
@@ -28,7 +30,12 @@ impl Need {
     pub fn is_derived(self) -> bool {
         match self {
             Self::Forward | Self::FillMask => false,
-            Self::Gradient | Self::Embeddings | Self::HiddenStates | Self::Words | Self::Relevance => true,
+            Self::Gradient
+            | Self::Attention
+            | Self::Embeddings
+            | Self::HiddenStates
+            | Self::Words
+            | Self::Relevance => true,
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    EmbeddedGraph, Manifest, ManifestError, Model, RelevanceGraphs, derived, fill_mask, graphs, intervention,
+    EmbeddedGraph, Manifest, ManifestError, Model, RelevanceGraphs, attention, derived, fill_mask, graphs,
+    intervention,
     manifest::Side,
     text::{Tokenizer, TokenizerError},
 };
@@ -153,6 +154,8 @@ impl Model {
         let gradient = behind.as_ref().map_err(Clone::clone).and_then(derive);
         let derive = |it: &(Compiled, EmbeddedGraph)| intervention::intervention(&it.0, &it.1, &bench);
         let intervention = behind.as_ref().map_err(Clone::clone).and_then(derive);
+        let derive = |it: &(Compiled, EmbeddedGraph)| attention::attention(&it.0, &it.1, &bench);
+        let attention = behind.as_ref().map_err(Clone::clone).and_then(derive);
         let words = behind.as_ref().map_err(Clone::clone).and_then(derived::words);
         Ok(Self {
             name: name.to_owned(),
@@ -166,6 +169,7 @@ impl Model {
             forward: Arc::new(forward),
             gradient,
             intervention,
+            attention,
             words,
             fill_mask: Err(fill_mask::missing("the model has no companion masked language model")),
             relevance,

@@ -5,6 +5,7 @@
 
 mod architecture;
 mod arrays;
+mod attending;
 mod engine;
 mod evaluate;
 mod exported;

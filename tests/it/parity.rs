@@ -107,6 +107,16 @@ fn attention_aware_relevance_equals_lxt() {
 }
 
 #[test]
+fn attention_rollout_equals_direct_enumeration() {
+    agree("attention-rollout", "attn_rollout", json!({}), 1e-4);
+}
+
+#[test]
+fn attention_relevance_equals_chefers_rule_in_pytorch() {
+    agree("attention-relevance", "gae", json!({}), 1e-4);
+}
+
+#[test]
 fn served_logits_equal_pytorch() {
     for reference in references() {
         let request = json!({ "inputs": reference["text"] });

@@ -2,11 +2,10 @@
 //! nothing, and every hidden state is all that the logits depend on.
 
 use super::{add, keep, state};
-use crate::compile::Compiled;
-use crate::compile::cut::{EMBEDS, LOGITS};
+use crate::compile::cut::LOGITS;
 use crate::compile::graph::{Element, Graph, Port, Tensor};
-use crate::compile::measure::{embed, floats, gap, largest, rows};
-use crate::compile::probe::{Batch, Evaluate, Hints, batch_of};
+use crate::compile::measure::{Known, gap, largest};
+use crate::compile::probe::{Batch, Evaluate};
 use crate::compile::refusal::{Code, Refusal};
 
 /// What was measured, each in parts of the largest logit.
@@ -21,48 +20,31 @@ pub struct Replaced {
     pub exchanged: f64,
 }
 
-/// Rows and tokens of the test; both differ from the probes'.
-const ROWS: usize = 4;
-const TOKENS: usize = 9;
-
 /// Above these, the graph is not offered. A half-precision model's own rounding stands between its logits and
 /// exact ones.
 const BOUND: f64 = 1e-3;
 const HALF_BOUND: f64 = 0.05;
 
-/// Measures the intervention graph `derived` of `compiled`, with `layers` hidden states, against `original`.
+/// Measures the intervention graph `derived`, with `layers` hidden states, against what is known of the model;
+/// `raised` says that the model is in half precision.
 ///
 /// # Errors
 /// The graph does not run, or is wrong: which hidden state does not carry everything.
 pub fn measure(
-    original: &Graph,
-    compiled: &Compiled,
+    known: &Known,
+    raised: bool,
     (derived, layers): (&Graph, usize),
-    hints: &Hints,
     evaluate: Evaluate<'_>,
 ) -> Result<Replaced, Refusal> {
-    let run = |graph: &Graph, batches: &[Batch]| {
-        let runs = evaluate(graph, batches).map_err(|error| Refusal::new(Code::Run, error))?;
+    let run = |batches: &[Batch]| {
+        let runs = evaluate(derived, batches).map_err(|error| Refusal::new(Code::Run, error))?;
         let complete = runs.len() == batches.len();
         if complete { Ok(runs) } else { Err(Refusal::new(Code::Run, "a run is missing")) }
     };
-    let batch = batch_of(original, (ROWS, TOKENS), hints)?;
-    let count = batch[0].1.dims().first().copied().unwrap_or(1).max(1);
-    let model = with_logits(original, compiled);
-    let known = match run(&model, std::slice::from_ref(&batch)).and_then(floats) {
-        Ok(mut answers) => answers.swap_remove(0),
-        // Some exports run one row at a time only; what is derived from them may run more.
-        Err(_) => {
-            let apart: Vec<Batch> = (0..count).map(|row| rows(&batch, row, 1)).collect();
-            floats(run(&model, &apart)?)?.concat()
-        }
-    };
-    let size = largest(&known);
-    let embeds = embed(compiled, &batch)?;
+    let size = largest(&known.logits);
     let element = |layer: usize| derived.input(&keep(layer)).and_then(Port::element).unwrap_or(Element::F32);
     let edited = |edit: &dyn Fn(usize) -> Option<Tensor>| -> Batch {
-        let mut batch = batch.clone();
-        batch.push((EMBEDS.into(), embeds.clone()));
+        let mut batch = known.embedded();
         for layer in 0..layers {
             let scalar = |it: f64| Tensor::from_f64(element(layer), &[1, 1, 1], &[it]);
             let given = edit(layer);
@@ -80,22 +62,22 @@ pub fn measure(
         let wrong = || Refusal::new(Code::Path, "the logits are not floating");
         taken(run, LOGITS)?.to_f64().ok_or_else(wrong)
     };
-    let neutral = run(derived, &[edited(&|_| None)])?.swap_remove(0);
+    let neutral = run(&[edited(&|_| None)])?.swap_remove(0);
     let states: Vec<Tensor> =
         (0..layers).map(|layer| taken(&neutral, &state(layer))).collect::<Result<_, _>>()?;
     let mut replaced = vec![edited(&|layer| states.get(layer).cloned())];
     replaced.extend((0..layers).map(|which| {
-        edited(&|layer| states.get(layer).filter(|_| layer == which).map(|it| rolled(it, count)))
+        edited(&|layer| states.get(layer).filter(|_| layer == which).map(|it| rolled(it, known.rows)))
     }));
-    let answers = run(derived, &replaced)?;
-    let width = known.len() / count;
-    let expected = [&known[width..], &known[..width]].concat();
+    let answers = run(&replaced)?;
+    let (first, others) = known.logits.split_at(known.logits.len() / known.rows);
+    let expected = [others, first].concat();
     let mut measures = Replaced {
-        neutral: gap(&logits(&neutral)?, &known) / size,
-        itself: gap(&logits(&answers[0])?, &known) / size,
+        neutral: gap(&logits(&neutral)?, &known.logits) / size,
+        itself: gap(&logits(&answers[0])?, &known.logits) / size,
         exchanged: 0.0,
     };
-    let bound = if compiled.raised { HALF_BOUND } else { BOUND };
+    let bound = if raised { HALF_BOUND } else { BOUND };
     // Written so that a NaN is refused, too.
     let within = |value: f64| value <= bound;
     for (layer, answer) in answers[1..].iter().enumerate() {
@@ -116,17 +98,6 @@ pub fn measure(
         }
     }
     Ok(measures)
-}
-
-/// The model with the scores before any final activation as its only output.
-fn with_logits(original: &Graph, compiled: &Compiled) -> Graph {
-    let logits = &compiled.logits;
-    let mut model = if logits.activation.is_some() { compiled.graph.clone() } else { original.clone() };
-    model.outputs.retain(|it| it.value == logits.output.value);
-    if logits.activation.is_some() {
-        model.outputs.iter_mut().for_each(|it| it.value = logits.value.clone());
-    }
-    model
 }
 
 /// Every row gets the next row's values, the last row the first's.
