@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod calibrate;
 mod export;
 mod inspect;
 mod openapi;
@@ -28,6 +29,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Write a derived graph as an ONNX file
     Export(export::Export),
+    /// Fit a model's temperature on labelled texts, so that its probabilities are as sure as they are right
+    Calibrate(calibrate::Calibrate),
     /// Print the OpenAPI document of this build
     Openapi,
 }
@@ -50,6 +53,7 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
         }
         Ok(Command::Inspect(arguments)) => inspect::run(&arguments),
         Ok(Command::Export(arguments)) => export::run(&arguments),
+        Ok(Command::Calibrate(arguments)) => calibrate::run(&arguments),
         Ok(Command::Openapi) => openapi::run(),
         Err(error) => error.exit(),
     };

@@ -1,6 +1,7 @@
 //! What is loaded: one classifier, ready to be asked.
 
 pub mod attention;
+pub mod calibration;
 pub mod derived;
 mod fill_mask;
 pub mod graphs;

@@ -6,6 +6,7 @@
 mod architecture;
 mod arrays;
 mod attending;
+mod calibration;
 mod engine;
 mod evaluate;
 mod exported;

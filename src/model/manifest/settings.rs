@@ -1,6 +1,8 @@
 //! This file is where explaind's own settings of one model are read from the model's folder.
 
-use std::path::Path;
+use std::{fs, io, path::Path};
+
+use serde_json::json;
 
 use super::document::{Document, pointer};
 use super::{ManifestError, Misfit};
@@ -22,6 +24,17 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Writes `explaind.json` into the folder, whole or not at all.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn write(&self, folder: &Path) -> io::Result<()> {
+        let text = format!("{:#}\n", json!({ "temperature": self.temperature }));
+        let draft = folder.join(format!(".{SETTINGS_FILE}.{}", std::process::id()));
+        fs::write(&draft, text)?;
+        fs::rename(&draft, folder.join(SETTINGS_FILE)).inspect_err(|_| drop(fs::remove_file(&draft)))
+    }
+
     /// Reads `explaind.json`; the defaults if the folder has none. Unknown keys are refused.
     pub(super) fn read(folder: &Path) -> Result<Self, ManifestError> {
         let mut settings = Self::default();
