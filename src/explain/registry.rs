@@ -5,6 +5,7 @@ use super::{Method, attending, decomposition, gradient, perturbation, surrogate}
 /// Every method.
 pub static METHODS: &[&dyn Method] = &[
     perturbation::leave_one_out::METHOD,
+    perturbation::input_reduction::METHOD,
     gradient::saliency::METHOD,
     gradient::gradient_x_input::METHOD,
     gradient::integrated_gradients::METHOD,

@@ -21,6 +21,7 @@ mod operators;
 mod parity;
 mod process;
 mod reader;
+mod reduction;
 mod reference;
 mod refusals;
 mod relevance;
