@@ -23,7 +23,7 @@ SENTENCES = [
 ]
 
 
-def torch_model():
+def torch_model(attention="sdpa"):
     """The bundled model with the very weights of its ONNX file."""
     graph = onnx.load(FOLDER / "model.onnx").graph
     arrays = {it.name: numpy_helper.to_array(it).astype(np.float32) for it in graph.initializer}
@@ -33,7 +33,7 @@ def torch_model():
             products.append((int(re.findall(r"_(\d+)", name)[0]), array))
         else:
             state[re.sub(r"^m\.|_f16$", "", name)] = torch.from_numpy(array.copy())
-    config = BertConfig.from_pretrained(FOLDER, attn_implementation="sdpa")
+    config = BertConfig.from_pretrained(FOLDER, attn_implementation=attention)
     places = ["attention.self.query", "attention.self.key", "attention.self.value",
               "attention.output.dense", "intermediate.dense", "output.dense"]
     for at, (_, array) in enumerate(sorted(products, key=lambda it: it[0])):

@@ -1,6 +1,7 @@
 //! The service's numbers, one section a run: `cargo bench --bench service -- [numbers|settings|soak] [--quick]`.
 //!
-//! `derive FOLDER` tells what deriving a model's gradient costs; `pass FOLDER` serves `benches/peers`.
+//! `derive FOLDER` tells what deriving a model's gradient costs; `pass FOLDER` serves `benches/peers`;
+//! `faithfulness FILE` compares explanations on the sentences of a file.
 //!
 //! Everything that is compared runs in turn on the same machine, and a section ends in Markdown;
 //! `scripts/bench` runs them all and keeps the sections in `benches/README.md`.
@@ -9,6 +10,7 @@ mod bare;
 #[allow(dead_code)]
 #[path = "../../tests/it/evaluate.rs"]
 mod evaluate;
+mod faithfulness;
 mod host;
 mod measure;
 mod numbers;
@@ -24,6 +26,10 @@ fn main() -> anyhow::Result<()> {
         ["host", arrangement] => return host::serve(arrangement),
         ["pass", folder] => {
             pass::serve(folder.as_ref());
+            return Ok(());
+        }
+        ["faithfulness", file] => {
+            faithfulness::faithfulness(file.as_ref(), 100);
             return Ok(());
         }
         ["derive", folder] => {

@@ -3,7 +3,12 @@
 use std::{io::BufRead, path::Path, sync::Arc, time::Duration};
 
 use explaind::{
-    compile::{Compiled, graph::Graph, graph::Tensor, probe::Batch, probe::Hints},
+    compile::{
+        Compiled,
+        composite::Composite,
+        graph::{Graph, Tensor},
+        probe::{Batch, Hints},
+    },
     model::{Model, OpenSettings, graphs},
     runtime::{Device, Extra, Row, Runtime, granted_cores},
 };
@@ -14,7 +19,7 @@ use crate::{
     numbers::engine,
 };
 
-/// Reads lines `forward|gradient ROWS TOKENS` and answers each with the milliseconds that the engine took.
+/// Reads lines `forward|gradient|COMPOSITE ROWS TOKENS` and answers each with the milliseconds that the engine took.
 pub fn serve(folder: &Path) {
     let runtime = Runtime::load(Device::Cpu, 1).expect("ONNX Runtime loads");
     let settings = OpenSettings { runtime, workers: granted_cores() };
@@ -28,14 +33,19 @@ pub fn serve(folder: &Path) {
         let [what, count, tokens] = words[..] else { panic!("`{line}` is not a command") };
         let [count, tokens] = [count, tokens].map(|it| it.parse::<usize>().expect("a number"));
         let rows: Vec<Row> = (0..count).map(|number| ids(number, tokens)).collect();
-        let (time, answers) = if what == "gradient" {
+        let composite = Composite::ALL.into_iter().find(|it| it.slug() == what);
+        let relevance = composite.map(|it| {
+            model.relevance(it).unwrap_or_else(|missing| panic!("{}", missing.reason)).program.clone()
+        });
+        let (time, answers) = if what == "gradient" || relevance.is_some() {
             let cotangent: Arc<[f32]> = (0..model.labels.len()).map(|at| f32::from(at == 0)).collect();
             let rows = rows.into_iter().map(|row| {
                 let point: Arc<[f32]> = row.ids.iter().flat_map(|&id| graph.words.row(id)).copied().collect();
                 Row { extras: vec![Extra::Values(point), Extra::Values(cotangent.clone())], ..row }
             });
             let rows = rows.collect();
-            timed(|| lane.evaluate(&graph.gradient, rows))
+            let program = relevance.as_ref().unwrap_or(&graph.gradient);
+            timed(|| lane.evaluate(program, rows))
         } else {
             timed(|| lane.evaluate(&model.forward, rows))
         };
