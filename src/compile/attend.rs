@@ -10,7 +10,7 @@ use super::canonize;
 use super::cut::{Cut, EMBEDS, LOGITS};
 use super::derive::{self, COTANGENT};
 use super::gradient;
-use super::graph::{Axis, Graph, Port, Type, Value};
+use super::graph::{Axis, Graph, Names, Node, Port, Tensor, Type, Value};
 use super::narrow;
 use super::refusal::{Code, Refusal};
 use super::reverse::{Gap, reverse};
@@ -91,6 +91,57 @@ pub fn forward(attention: &Graph) -> Graph {
     graph.inputs.retain(|it| &*it.value != COTANGENT);
     graph.prune();
     graph
+}
+
+/// The output of [`rollout`] and [`relevance`] for a layer: [batch, sequence, sequence].
+pub fn mixed(layer: usize) -> Value {
+    format!("attention_{layer}_mixed").into()
+}
+
+/// The forward graph with each layer's probabilities averaged over heads, as [`mixed`], in place of themselves.
+/// `None` where the model keeps rows and heads in one axis.
+pub fn rollout(attention: &Graph) -> Option<Graph> {
+    mean_over_heads(&forward(attention), &|_, layer| (probabilities(layer), Vec::new()))
+}
+
+/// The graph with `mean_h (∇A ⊙ A)⁺` of each layer, as [`mixed`], in place of probabilities and gradients. `None` as
+/// for [`rollout`].
+pub fn relevance(attention: &Graph) -> Option<Graph> {
+    mean_over_heads(attention, &|names, layer| {
+        let [product, positive] =
+            ["product", "positive"].map(|it| names.fresh(&format!("{}/{it}", mixed(layer))));
+        let mul = Node::new("Mul", &[probabilities(layer), slope(layer)], std::slice::from_ref(&product));
+        let relu = Node::new("Relu", &[product], std::slice::from_ref(&positive));
+        (positive, vec![mul, relu])
+    })
+}
+
+/// What is averaged for a layer, and the nodes that make it.
+type Averaged<'a> = &'a dyn Fn(&mut Names, usize) -> (Value, Vec<Node>);
+
+fn mean_over_heads(graph: &Graph, averaged: Averaged<'_>) -> Option<Graph> {
+    let mut graph = graph.clone();
+    let mut names = graph.names();
+    let layers = (0..).take_while(|&it| graph.output(&probabilities(it)).is_some()).count();
+    let axes = names.fresh("axis/heads");
+    let mut outputs: Vec<Port> = graph.outputs.iter().filter(|it| *it.value == *LOGITS).cloned().collect();
+    for layer in 0..layers {
+        let port = graph.output(&probabilities(layer))?;
+        let (element, [batch, _, rows, columns]) = (port.element()?, port.dims()?) else { return None };
+        let dims = vec![batch.clone(), rows.clone(), columns.clone()];
+        let (value, nodes) = averaged(&mut names, layer);
+        let mean = Node::new("ReduceMean", &[value], &[mixed(layer)]).with("keepdims", 0);
+        graph.nodes.extend(nodes);
+        graph.nodes.push(match graph.opset() < 18 {
+            true => mean.with("axes", vec![1]),
+            false => Node { inputs: [&mean.inputs[..], std::slice::from_ref(&axes)].concat(), ..mean },
+        });
+        outputs.push(Port::tensor(mixed(layer), element, dims));
+    }
+    graph.initializers.insert(axes, Tensor::from_i64(&[1], &[1]));
+    graph.outputs = outputs;
+    graph.prune();
+    Some(graph)
 }
 
 fn probabilities_type(cut: &Cut, attention: &Attention) -> Type {

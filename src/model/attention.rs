@@ -9,7 +9,13 @@ use super::{
 };
 use crate::{
     compile::{
-        Compiled, anatomy::Pooling, attend, cut::EMBEDS, derive::COTANGENT, graph::Graph as Ir, refusal::Code,
+        Compiled,
+        anatomy::Pooling,
+        attend,
+        cut::EMBEDS,
+        derive::COTANGENT,
+        graph::{Graph as Ir, Value},
+        refusal::Code,
     },
     runtime::{Deferred, Dim, Held, OutputSlot, Program, ProgramKind},
 };
@@ -23,6 +29,7 @@ pub struct AttentionGraph {
     /// What the classifier reads of the last hidden state.
     pub pooling: Pooling,
     forward: Deferred,
+    rollout: Option<Deferred>,
     gradient: Deferred,
 }
 
@@ -32,18 +39,34 @@ impl AttentionGraph {
     /// # Errors
     /// The graph does not open.
     pub fn forward(&self) -> Result<Arc<Program>, Unavailable> {
-        self.forward.get().map_err(|error| unavailable(Code::Run, error.to_string()))
+        opened(&self.forward)
     }
 
-    /// Logits, each layer's probabilities, and the gradients of the weighted logits with respect to them; extras are
-    /// the embeddings and the cotangent.
+    /// Logits and each layer's probabilities averaged over heads, `[tokens, tokens]`; where the model keeps rows and
+    /// heads in one axis, as [`AttentionGraph::forward`].
+    ///
+    /// # Errors
+    /// The graph does not open.
+    pub fn rollout(&self) -> Result<Arc<Program>, Unavailable> {
+        self.rollout.as_ref().map_or_else(|| self.forward(), opened)
+    }
+
+    /// Logits and each layer's `mean_h (∇A ⊙ A)⁺`, `[tokens, tokens]`; where the model keeps rows and heads in one
+    /// axis, each layer's probabilities and then their gradients. Extras are the embeddings and the cotangent.
     ///
     /// # Errors
     /// The graph does not open.
     pub fn gradient(&self) -> Result<Arc<Program>, Unavailable> {
-        self.gradient.get().map_err(|error| unavailable(Code::Run, error.to_string()))
+        opened(&self.gradient)
     }
 }
+
+fn opened(program: &Deferred) -> Result<Arc<Program>, Unavailable> {
+    program.get().map_err(|error| unavailable(Code::Run, error.to_string()))
+}
+
+/// The name of a layer's output.
+type Name = fn(usize) -> Value;
 
 /// Prepares the graphs, or says why not.
 ///
@@ -58,15 +81,17 @@ pub(super) fn attention(
     let failed = |error: crate::runtime::RuntimeError| unavailable(Code::Run, error.to_string());
     let heads: Vec<usize> = compiled.anatomy.attention.iter().map(|it| it.heads).collect();
     let held = Held::of(&graphs::runnable(&derived.graph), bench.weights).map_err(failed)?;
-    let defer = |graph: &Ir, kind: ProgramKind| {
-        let names: &[fn(usize) -> crate::compile::graph::Value] = match kind {
-            ProgramKind::Forward => &[attend::probabilities],
-            ProgramKind::Gradient => &[attend::probabilities, attend::slope],
-        };
-        let output = |name: fn(usize) -> crate::compile::graph::Value| {
-            heads.iter().enumerate().map(move |(layer, &heads)| OutputSlot {
-                name: name(layer).to_string(),
-                dims: vec![Dim::Fixed(heads), Dim::Sequence, Dim::Sequence],
+    let defer = |graph: &Ir, kind: ProgramKind, names: &[Name]| {
+        let output = |name: Name| {
+            heads.iter().enumerate().map(move |(layer, &heads)| {
+                let square = [Dim::Sequence, Dim::Sequence];
+                let name = name(layer);
+                let dims = if name == attend::mixed(layer) {
+                    square.to_vec()
+                } else {
+                    [&[Dim::Fixed(heads)], &square[..]].concat()
+                };
+                OutputSlot { name: name.to_string(), dims }
             })
         };
         let embeds = (EMBEDS.to_owned(), by_token(compiled.embedding.hidden));
@@ -78,8 +103,14 @@ pub(super) fn attention(
         let layout = layout(graph, wires, bench)?;
         held.defer(bench.runtime, graphs::runnable(graph), kind, layout, bench.workers).map_err(failed)
     };
-    let forward = defer(&attend::forward(&derived.graph), ProgramKind::Forward)?;
-    let gradient = defer(&derived.graph, ProgramKind::Gradient)?;
+    let whole: [Name; 2] = [attend::probabilities, attend::slope];
+    let forward = defer(&attend::forward(&derived.graph), ProgramKind::Forward, &whole[..1])?;
+    let rollout = attend::rollout(&derived.graph);
+    let rollout = rollout.map(|it| defer(&it, ProgramKind::Forward, &[attend::mixed])).transpose()?;
+    let gradient = match attend::relevance(&derived.graph) {
+        Some(graph) => defer(&graph, ProgramKind::Gradient, &[attend::mixed])?,
+        None => defer(&derived.graph, ProgramKind::Gradient, &whole)?,
+    };
     let (embedded, pooling) = (embedded.clone(), compiled.anatomy.pooling);
-    Ok(AttentionGraph { embedded, heads, pooling, forward, gradient })
+    Ok(AttentionGraph { embedded, heads, pooling, forward, rollout, gradient })
 }

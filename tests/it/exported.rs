@@ -130,3 +130,31 @@ fn a_relevance_graph_that_was_written_is_taken_and_audited() {
     written.nodes[lost].op = "Floor".into();
     assert_eq!(open(&written), Err("measured".to_owned()));
 }
+
+#[test]
+fn an_attention_graph_that_was_written_is_used_and_a_wrong_one_is_not_offered() {
+    let (folder, runtime) = folder(|manifest| manifest.digest().expect("a digest"), false);
+    let settings = OpenSettings { runtime: runtime.clone(), workers: 1 };
+    let open = || Model::open("bert", folder.path(), &settings).expect("a model");
+    let manifest = Manifest::read(folder.path(), None).expect("a model folder");
+    let graph = graphs::read(&manifest.graph).expect("a graph");
+    let compiled =
+        derived::compile(graph, &runtime, &SharedWeights::default(), &manifest).expect("a structure");
+    let mut attention = compiled.attention.expect("an attention graph").graph;
+    let write = |graph: &compile::graph::Graph| {
+        let bytes = with_note(compile::write(graph), DIGEST_KEY, &manifest.digest().expect("a digest"));
+        fs::write(folder.path().join("attention.onnx"), bytes).expect("a file");
+    };
+    write(&attention);
+    assert_eq!(open().attention().map(|it| it.heads.clone()), Ok(vec![4, 4]));
+    // Gradients that belong to the other layer.
+    let swap =
+        |name: &str| name.replace("attention_0_grad", "swap").replace("attention_1_grad", "attention_0_grad");
+    for node in &mut attention.nodes {
+        for output in &mut node.outputs {
+            *output = swap(output).replace("swap", "attention_1_grad").as_str().into();
+        }
+    }
+    write(&attention);
+    assert_eq!(open().attention.err().map(|it| it.code).as_deref(), Some("measured"));
+}

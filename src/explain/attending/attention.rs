@@ -70,8 +70,22 @@ fn price(parameters: &Attention, subject: &Subject<'_>) -> Result<Price, Explain
             );
         }
     }
+    if parameters.matrices {
+        let chosen = parameters.layer.map_or(&heads[..], |layer| &heads[layer..=layer]);
+        let count: usize = chosen.iter().map(|&it| if parameters.head.is_some() { 1 } else { it }).sum();
+        let numbers = count * subject.encoded.tokens.len().pow(2);
+        if numbers > MOST_NUMBERS {
+            let detail = format!(
+                "would tell {numbers} numbers, and at most {MOST_NUMBERS} are told; choose a layer or a head"
+            );
+            return refuse("matrices", detail);
+        }
+    }
     Ok(Price { forward: 1, gradient: 0 })
 }
+
+/// The most probabilities that one input's answer holds.
+const MOST_NUMBERS: usize = 1_000_000;
 
 /// `score(token) = A[read position, token]`, of one head or the mean over heads and layers.
 fn run(parameters: &Attention, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {

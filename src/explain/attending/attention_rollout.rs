@@ -44,7 +44,7 @@ fn price(_: &AttentionRollout, _: &Subject<'_>) -> Result<Price, ExplainError> {
 
 /// `R ← normalised(½·mean_h A + ½·I)·R` from layer to layer; `score(token) = R[read position, token]`.
 fn run(_: &AttentionRollout, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
-    let weights = Weights::of(case)?;
+    let weights = Weights::averaged(case)?;
     let (position, read) = reader(case.subject.model, weights.tokens)?;
     let layers = (0..weights.layers.len()).map(|layer| weights.mean(layer));
     let scores = read(&Mixing::Rollout.mix(layers, weights.tokens));

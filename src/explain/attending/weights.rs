@@ -17,10 +17,12 @@ pub struct Weights {
     pub tokens: usize,
     /// The logits that the attention graph computed.
     pub logits: Vec<f32>,
-    /// For each layer, `[heads, tokens, tokens]`, row-major; the row attends.
+    /// For each layer, `[heads, tokens, tokens]`, row-major; the row attends. One head stands for all where the
+    /// graph has mixed them already.
     pub layers: Vec<Vec<f32>>,
-    /// The gradients of the weighted logits, shaped like `layers`; empty where none were asked for.
-    pub slopes: Vec<Vec<f32>>,
+    /// The gradients of the weighted logits, shaped like `layers`; empty where they are not asked for, or mixed into
+    /// `layers`.
+    slopes: Vec<Vec<f32>>,
 }
 
 impl Weights {
@@ -34,7 +36,17 @@ impl Weights {
         found.pop().ok_or_else(|| ExplainError::Internal("a row is missing".to_owned()))
     }
 
-    /// The probabilities and their gradients, once for each of the `cotangents` of the logits.
+    /// As [`Weights::of`], heads averaged.
+    ///
+    /// # Errors
+    /// As [`Weights::of`].
+    pub fn averaged(case: &Case<'_>) -> Result<Self, ExplainError> {
+        let graph = case.subject.model.attention()?;
+        let mut found = Self::run(case, &graph.rollout()?, vec![Vec::new()])?;
+        found.pop().ok_or_else(|| ExplainError::Internal("a row is missing".to_owned()))
+    }
+
+    /// What [`Weights::relevance`] reads, once for each of the `cotangents` of the logits.
     ///
     /// # Errors
     /// As [`Weights::of`].
@@ -74,8 +86,13 @@ impl Weights {
 
     /// `mean_h (∇A ⊙ A)⁺` of a layer.
     pub fn relevance(&self, layer: usize) -> Square {
-        let (weights, slopes) = (&self.layers[layer], &self.slopes[layer]);
-        self.over_heads(layer, |at| (f64::from(weights[at]) * f64::from(slopes[at])).max(0.0))
+        let weights = &self.layers[layer];
+        match self.slopes.get(layer) {
+            Some(slopes) => {
+                self.over_heads(layer, |at| (f64::from(weights[at]) * f64::from(slopes[at])).max(0.0))
+            }
+            None => self.mean(layer),
+        }
     }
 
     fn over_heads(&self, layer: usize, value: impl Fn(usize) -> f64) -> Square {
