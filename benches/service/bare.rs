@@ -8,7 +8,9 @@ use std::{
 
 use explaind::{
     model::{Model, graphs, text::Caps},
-    runtime::{Device, Layout, Optimise, Row, Runtime, Session, SessionSettings, SharedWeights, Tensor},
+    runtime::{
+        Device, Graph, Layout, Optimise, Row, Runtime, Session, SessionSettings, SharedWeights, Tensor,
+    },
 };
 
 use crate::measure::timed;
@@ -25,11 +27,22 @@ pub struct Bare {
 impl Bare {
     /// `threads` sessions of the bundled model, made as the service makes them but for `settings`.
     pub fn open(layout: &Layout, threads: usize, settings: SessionSettings, optimise: Optimise) -> Self {
+        let graph = graphs::runnable(&graphs::read(&folder().join("model.onnx")).expect("the model reads"));
+        Self::of(&graph, layout, threads, settings, optimise)
+    }
+
+    /// As [`Bare::open`], of any graph.
+    pub fn of(
+        graph: &Graph,
+        layout: &Layout,
+        threads: usize,
+        settings: SessionSettings,
+        optimise: Optimise,
+    ) -> Self {
         let mut runtime = Runtime::load(Device::Cpu, 1).expect("ONNX Runtime loads");
         runtime.settings = settings;
-        let graph = graphs::runnable(&graphs::read(&folder().join("model.onnx")).expect("the model reads"));
         let weights = SharedWeights::default();
-        let open = |_| Session::open(&runtime, &graph, &weights, optimise).expect("a session opens");
+        let open = |_| Session::open(&runtime, graph, &weights, optimise).expect("a session opens");
         Self { sessions: (0..threads).map(open).collect(), layout: layout.clone() }
     }
 

@@ -1,4 +1,4 @@
-//! The service's numbers, one section a run: `cargo bench --bench service -- [numbers|settings|soak] [--quick]`.
+//! The service's numbers, one section a run: `cargo bench --bench service -- [numbers|states|settings|soak] [--quick]`.
 //!
 //! `derive FOLDER` tells what deriving a model's gradient costs; `pass FOLDER` serves `benches/peers`;
 //! `faithfulness FILE` compares explanations on the sentences of a file.
@@ -17,6 +17,7 @@ mod numbers;
 mod pass;
 mod settings;
 mod soak;
+mod states;
 
 use measure::{machine, table};
 
@@ -52,6 +53,12 @@ fn main() -> anyhow::Result<()> {
         numbers::padding(&model);
         numbers::fairness(&model, &host, rounds(300));
         numbers::predict(&model, &host, rounds(40));
+        println!();
+    }
+    if wanted("states") {
+        let host = host::Host::start(false);
+        table(&["what", "measured", "target", "met"]);
+        states::units(&model, &host, rounds(30));
         println!();
     }
     if wanted("settings") {

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Tokens of the review that most benches explain.
-const TOKENS: usize = 25;
+pub const TOKENS: usize = 25;
 
 /// The bundled model as the service opens it.
 pub fn model() -> Model {
@@ -52,7 +52,8 @@ pub fn masked_rows(model: &Model, count: u64) -> Vec<Row> {
     (0..count).map(one).collect()
 }
 
-fn line(what: &str, measured: String, target: &str, met: bool) {
+/// One row of the table.
+pub fn line(what: &str, measured: String, target: &str, met: bool) {
     row(&[what.to_owned(), measured, target.to_owned(), if met { "yes" } else { "**no**" }.to_owned()]);
 }
 
