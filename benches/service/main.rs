@@ -70,6 +70,9 @@ fn main() -> anyhow::Result<()> {
     if wanted("soak") {
         soak::soak(&model, rounds(10_000) as u64);
         println!();
+        table(&["what", "measured", "target", "met"]);
+        soak::lime(&model, rounds(5_000));
+        println!();
     }
     Ok(())
 }

@@ -56,6 +56,11 @@ pub fn row(cells: &[String]) {
     println!("| {} |", cells.join(" | "));
 }
 
+/// A row of a table whose columns are what, measured, target and met.
+pub fn line(what: &str, measured: String, target: &str, met: bool) {
+    row(&[what.to_owned(), measured, target.to_owned(), if met { "yes" } else { "**no**" }.to_owned()]);
+}
+
 /// The machine, in a line.
 pub fn machine() -> String {
     let field = |file: &str, name: &str| {
@@ -80,4 +85,9 @@ pub fn memory(process: u32, field: &str) -> f64 {
     let line = status.lines().find(|line| line.starts_with(field)).expect("Linux tells");
     let kilobytes: f64 = line.split_whitespace().nth(1).and_then(|it| it.parse().ok()).expect("a number");
     kilobytes / 1024.0
+}
+
+/// Forgets the process's peak of resident memory, `VmHWM`.
+pub fn reset_peak(process: u32) {
+    fs::write(format!("/proc/{process}/clear_refs"), "5").expect("Linux lets the parent");
 }

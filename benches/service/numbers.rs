@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     bare::{Bare, deleted, encoded, folder, masked, review},
     host::{Client, Host},
-    measure::{in_turn, median, percentile, ratio, row, timed},
+    measure::{in_turn, line, median, percentile, ratio, timed},
 };
 
 /// Tokens of the review that most benches explain.
@@ -50,11 +50,6 @@ pub fn masked_rows(model: &Model, count: u64) -> Vec<Row> {
         masked(model, &row, |at| bits >> (at % 64) & 1 == 1)
     };
     (0..count).map(one).collect()
-}
-
-/// One row of the table.
-pub fn line(what: &str, measured: String, target: &str, met: bool) {
-    row(&[what.to_owned(), measured, target.to_owned(), if met { "yes" } else { "**no**" }.to_owned()]);
 }
 
 /// 1,000 masked rows through scheduler, lane and program, beside bare sessions at their best batch size.

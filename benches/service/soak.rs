@@ -1,13 +1,14 @@
-//! 10,000 requests of random lengths: what stays resident, with our settings and with ONNX Runtime's own.
+//! What stays resident over many requests, with our settings and with ONNX Runtime's own, and what one large
+//! request takes while it runs.
 
 use explaind::{explain::random, model::Model};
 use rand_chacha::rand_core::Rng;
 use serde_json::json;
 
 use crate::{
-    bare::review,
+    bare::{encoded, review},
     host::Host,
-    measure::{memory, row, table},
+    measure::{line, memory, reset_peak, row, table},
 };
 
 /// Prints resident memory on the way through `requests` requests, for both arrangements.
@@ -48,4 +49,31 @@ fn send(model: &Model, host: &Host, numbers: std::ops::Range<u64>) -> f64 {
         }
     });
     memory(host.process(), "VmRSS:")
+}
+
+/// The most that LIME with 5,000 samples of a text of 400 tokens takes on top of an idle service.
+pub fn lime(model: &Model, samples: usize) {
+    let host = Host::start(false);
+    let mut client = host.client();
+    client.post("/predict", &json!({ "inputs": review(model, 25) }));
+    let idle = memory(host.process(), "VmRSS:");
+    reset_peak(host.process());
+    let text = long(model, 400);
+    let parameters = json!({ "samples": samples });
+    let body = json!({ "inputs": text, "timeout_ms": 600_000, "parameters": parameters });
+    let answer = client.post("/explain/lime", &body);
+    let passes = answer["usage"]["forward_passes"].as_u64().expect("usage tells");
+    let more = memory(host.process(), "VmHWM:") - idle;
+    let what = format!("LIME, {samples} samples of 400 tokens ({passes} passes): peak above idle");
+    line(&what, format!("{more:.0} MiB (idle {idle:.0} MiB)"), "≤ 150 MB", more * 1.048_576 <= 150.0);
+}
+
+/// A review of at least `tokens` tokens.
+fn long(model: &Model, tokens: usize) -> String {
+    let sentence = review(model, 25);
+    let words: Vec<&str> = sentence.split(' ').collect();
+    (1..)
+        .map(|count| words.iter().cycle().take(count).copied().collect::<Vec<_>>().join(" "))
+        .find(|text| encoded(model, text).len() >= tokens)
+        .expect("texts grow")
 }

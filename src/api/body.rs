@@ -101,6 +101,10 @@ impl Schema {
     /// Every misfit of `value`, in the order of the document.
     pub fn misfits(&self, value: &Value) -> Vec<Pointed> {
         let mut found = Vec::new();
+        // Saying no takes much longer than saying yes.
+        if self.0.is_valid(value) {
+            return found;
+        }
         for error in self.0.iter_errors(value) {
             point(&error, &mut found);
         }

@@ -57,6 +57,22 @@ proptest! {
 }
 
 #[test]
+fn every_seed_of_the_fuzz_target_is_read_or_refused() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/reader");
+    let (mut accepted, mut refused) = (0, 0);
+    for entry in fs::read_dir(folder).unwrap() {
+        match read(fs::read(entry.unwrap().path()).unwrap().into(), &no_external) {
+            Ok(graph) => {
+                look(graph);
+                accepted += 1;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(accepted >= 10 && refused >= 2, "{accepted} {refused}");
+}
+
+#[test]
 fn what_is_written_reads_back_to_the_same_text() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/public");
     for entry in fs::read_dir(folder).unwrap() {
