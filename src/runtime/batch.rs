@@ -25,9 +25,7 @@ const MOST_PADDING: f64 = 0.04;
 pub fn plan(lengths: &[usize], padding: Padding, batching: Batching) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&row| std::cmp::Reverse(lengths[row]));
-    let total: usize = lengths.iter().sum();
-    let share = total.div_ceil(batching.workers.max(1)).max(SMALLEST_CHUNK);
-    let budget = batching.chunk_tokens.min(share).max(1);
+    let budget = budget(lengths, batching);
 
     let mut chunks: Vec<Vec<usize>> = Vec::new();
     let (mut longest, mut tokens) = (0, 0);
@@ -51,6 +49,19 @@ pub fn plan(lengths: &[usize], padding: Padding, batching: Batching) -> Vec<Vec<
     chunks
 }
 
+/// Tokens of a chunk such that every worker gets as many chunks as the others, of about one size: a worker with
+/// nothing left to do waits for the last chunk of another.
+fn budget(lengths: &[usize], batching: Batching) -> usize {
+    let Batching { chunk_tokens, workers } = batching;
+    let total: usize = lengths.iter().sum();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let workers = workers.max(1);
+    let waves = total.div_ceil(chunk_tokens.max(1) * workers).max(1);
+    let share = total.div_ceil(waves * workers);
+    // A row is not divided: a share that ends inside of one includes it.
+    (share + longest.saturating_sub(1)).max(SMALLEST_CHUNK).min(chunk_tokens).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -62,7 +73,13 @@ mod tests {
     #[test]
     fn equal_rows_fill_chunks_to_the_budget() {
         let chunks = plan(&[25; 45], Padding::Right(0), ONE);
-        assert_eq!(chunks.iter().map(Vec::len).collect::<Vec<_>>(), [20, 20, 5]);
+        assert_eq!(chunks.iter().map(Vec::len).collect::<Vec<_>>(), [15, 15, 15]);
+    }
+
+    #[test]
+    fn workers_get_equal_shares_of_a_large_request() {
+        let chunks = plan(&[32; 50], Padding::Right(0), Batching { chunk_tokens: 512, workers: 2 });
+        assert_eq!(chunks.iter().map(Vec::len).collect::<Vec<_>>(), [13, 13, 13, 11]);
     }
 
     #[test]

@@ -65,6 +65,7 @@ impl Runtime {
                 let Some(path) = candidates.iter().find(|it| it.exists()) else {
                     return Err(RuntimeError::NotFound(candidates));
                 };
+                keep_freed_memory();
                 let environment = start(path)?;
                 *loaded = Some((environment.clone(), Arc::from(path.as_path())));
                 (environment, Arc::from(path.as_path()))
@@ -74,6 +75,24 @@ impl Runtime {
         Ok(Self { environment, device, settings, library })
     }
 }
+
+/// Lets the C library keep up to 64 MiB of what a run gave back. By its defaults every large tensor of a run is
+/// mapped, zeroed page by page and unmapped again: about a sixth of a gradient pass (`benches/README.md`).
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+fn keep_freed_memory() {
+    const MIB: libc::c_int = 1 << 20;
+    let settings =
+        [(libc::M_MMAP_THRESHOLD, 32 * MIB), (libc::M_TRIM_THRESHOLD, 64 * MIB), (libc::M_TOP_PAD, 32 * MIB)];
+    for (parameter, value) in settings {
+        // SAFETY: mallopt takes two plain numbers and may be called at any time; a value it does not take is refused
+        // with 0 and changes nothing.
+        unsafe { libc::mallopt(parameter, value) };
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn keep_freed_memory() {}
 
 fn start(path: &Path) -> Result<Environment, RuntimeError> {
     let load = |cause: String| RuntimeError::Load { path: path.to_owned(), cause };
