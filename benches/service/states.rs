@@ -12,8 +12,8 @@ use serde_json::json;
 use crate::{
     bare::{Bare, encoded, folder, review},
     host::Host,
-    measure::{in_turn, median, ratio, timed},
-    numbers::{TOKENS, line},
+    measure::{in_turn, line, median, ratio, timed},
+    numbers::TOKENS,
 };
 
 /// Every layer's units, each zeroed alone, over HTTP; beside the same rows on bare sessions.
