@@ -14,7 +14,7 @@ use explaind::{
 use serde_json::{Value, json};
 
 use crate::{
-    measure::{median, row, table},
+    measure::{row, table},
     numbers,
 };
 
@@ -41,21 +41,15 @@ pub fn faithfulness(file: &Path, count: usize) {
     let sentences: Vec<&str> =
         long.iter().step_by((long.len() / count).max(1)).take(count).copied().collect();
     let house = house();
-    table(&["method", "parameters", "area over the curve", "standard error", "ms a sentence"]);
+    table(&["method", "parameters", "area over the curve", "standard error"]);
     let random = areas(&house, &sentences, |_, _, words| shuffled(words));
-    row(&["words in random order".into(), String::new(), mean(&random), error(&random), String::new()]);
+    row(&["words in random order".into(), String::new(), mean(&random), error(&random)]);
     let mut rows = Vec::new();
     for candidate in candidates() {
-        let mut times = Vec::new();
-        let areas = areas(&house, &sentences, |house, text, _| {
-            let (taken, order) = order(house, &candidate, text);
-            times.push(taken);
-            order
-        });
+        let areas = areas(&house, &sentences, |house, text, _| order(house, &candidate, text));
         let parameters =
             if candidate.parameters == json!({}) { String::new() } else { candidate.parameters.to_string() };
-        let cells =
-            [candidate.name, parameters, mean(&areas), error(&areas), format!("{:.1}", median(&times))];
+        let cells = [candidate.name, parameters, mean(&areas), error(&areas)];
         rows.push((average(&areas), cells));
     }
     rows.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -91,20 +85,18 @@ fn candidates() -> Vec<Candidate> {
     all
 }
 
-/// The milliseconds that an explanation took, and its words from the most relevant to the least.
-fn order(house: &House, candidate: &Candidate, text: &str) -> (f64, Vec<usize>) {
+/// The words of a sentence from the most relevant to the least.
+fn order(house: &House, candidate: &Candidate, text: &str) -> Vec<usize> {
     let body = json!({ "inputs": text, "parameters": candidate.parameters, "timeout_ms": 600_000 });
     let request: ExplainRequest = serde_json::from_value(body).expect("a request");
-    let started = Instant::now();
-    let arrival = Arrival { id: "bench".into(), at: started, cancel: Cancel::default() };
+    let arrival = Arrival { id: "bench".into(), at: Instant::now(), cancel: Cancel::default() };
     let answer = explain(house, candidate.method, &request, &arrival);
     let answer = answer.unwrap_or_else(|error| panic!("{}: {error}", candidate.name));
-    let taken = started.elapsed().as_secs_f64() * 1e3;
     let words = answer.results[0].explanations[0].attributions.iter().filter(|it| !it.special);
     let scores: Vec<f64> = words.map(|it| it.score).collect();
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-    (taken, order)
+    order
 }
 
 /// The area of each sentence, its words masked in the order that `order` gives.
