@@ -125,6 +125,22 @@ impl Facts {
     }
 }
 
+/// A constant Reshape target: numbers, 0 where a length is that of `from` at the same place, one −1 at most.
+pub fn reshape_target(from: &[Length], to: &[Length]) -> Option<Vec<i64>> {
+    let mut unknown = 0;
+    let entry = |(axis, length): (usize, &Length)| match length.constant() {
+        Some(0) => None,
+        Some(length) => Some(length as i64),
+        None if from.get(axis) == Some(length) => Some(0),
+        None => {
+            unknown += 1;
+            Some(-1)
+        }
+    };
+    let target: Option<Vec<i64>> = to.iter().enumerate().map(entry).collect();
+    target.filter(|_| unknown <= 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,5 +163,16 @@ mod tests {
             [resolve(-1, 3), resolve(0, 3), resolve(3, 3), resolve(-4, 3)],
             [Some(2), Some(0), None, None]
         );
+    }
+
+    #[test]
+    fn reshape_targets_copy_batch_and_infer_one_length() {
+        let (batch, tokens) = (Length([2, 3]), Length([7, 11]));
+        let (heads, width, hidden) = (Length::fixed(4), Length::fixed(8), Length::fixed(32));
+        let split = [batch, tokens, heads, width];
+        assert_eq!(reshape_target(&[batch, tokens, hidden], &split), Some(vec![0, 0, 4, 8]));
+        let folded = [Length([14, 33]), hidden];
+        assert_eq!(reshape_target(&[batch, tokens, hidden], &folded), Some(vec![-1, 32]));
+        assert_eq!(reshape_target(&folded, &[batch, tokens, hidden]), None);
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::cut::Cut;
-use super::facts::{Fact, Facts, Length, Shape};
+use super::facts::{Fact, Facts, Length, Shape, reshape_target};
 use super::graph::{Graph, Node, Tensor, Value};
 use super::ops::{self, Kind};
 
@@ -190,7 +190,7 @@ impl Plan {
             if node.is("Reshape") && self.nodes.contains_key(&index) {
                 let (from, to) = (&node.inputs[0], &node.outputs[0]);
                 let shapes = facts.get(from).zip(facts.get(to));
-                if let Some(target) = shapes.and_then(|(from, to)| target(&from.shape, &to.shape)) {
+                if let Some(target) = shapes.and_then(|(from, to)| reshape_target(&from.shape, &to.shape)) {
                     let list = Tensor::from_i64(&[target.len()], &target);
                     node.inputs[1] = writer.constant(&mut facts, "narrow/shape", list);
                     node.attributes.remove("allowzero");
@@ -341,7 +341,7 @@ fn operands(node: &Node, axis: usize, facts: &Facts) -> Option<Vec<Option<usize>
             let own = reshaped_axis(from, to, axis)?;
             let (mut from, mut to) = (from.clone(), to.clone());
             (from[own], to[axis]) = (Length::ONE, Length::ONE);
-            target(&from, &to)?;
+            reshape_target(&from, &to)?;
             first(own)
         }
         "Concat" => {
@@ -363,22 +363,6 @@ fn reshaped_axis(from: &Shape, to: &Shape, axis: usize) -> Option<usize> {
     let product = |shape: &[Length]| shape.iter().fold(Length::ONE, |all, &it| all.zip(it, |a, b| a * b));
     let before = product(&to[..axis]);
     (0..from.len()).find(|&it| from[it] == to[axis] && product(&from[..it]) == before)
-}
-
-/// A Reshape target: numbers, 0 for a length at the same place as before, one −1 at most.
-fn target(from: &[Length], to: &[Length]) -> Option<Vec<i64>> {
-    let mut unknown = 0;
-    let entry = |(axis, length): (usize, &Length)| match length.constant() {
-        Some(0) => None,
-        Some(length) => Some(length as i64),
-        None if from.get(axis) == Some(length) => Some(0),
-        None => {
-            unknown += 1;
-            Some(-1)
-        }
-    };
-    let target: Option<Vec<i64>> = to.iter().enumerate().map(entry).collect();
-    target.filter(|_| unknown <= 1)
 }
 
 /// How many numbers are multiplied in matrix products, at the larger probe.

@@ -12,3 +12,10 @@ pub fn stream(seed: u64, stream: u64) -> ChaCha8Rng {
     generator.set_stream(stream);
     generator
 }
+
+/// Standard deviation of the components, the yardstick of noise that is added to them.
+pub fn deviation(values: &[f32]) -> f64 {
+    let count = values.len().max(1) as f64;
+    let mean = values.iter().map(|&it| f64::from(it)).sum::<f64>() / count;
+    (values.iter().map(|&it| (f64::from(it) - mean).powi(2)).sum::<f64>() / count).sqrt()
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     EmbeddedGraph, Unavailable,
-    derived::{Bench, Wires, by_token, layout, refused, unavailable},
+    derived::{Bench, Wires, by_token, layout, opened, refused, unavailable},
     graphs,
 };
 use crate::{
@@ -59,10 +59,6 @@ impl AttentionGraph {
     pub fn gradient(&self) -> Result<Arc<Program>, Unavailable> {
         opened(&self.gradient)
     }
-}
-
-fn opened(program: &Deferred) -> Result<Arc<Program>, Unavailable> {
-    program.get().map_err(|error| unavailable(Code::Run, error.to_string()))
 }
 
 /// The name of a layer's output.

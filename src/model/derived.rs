@@ -17,8 +17,8 @@ use crate::{
         refusal::{Code, Refusal},
     },
     runtime::{
-        Data, Dim, Element, InputSlot, Layout, Optimise, OutputSlot, Padding, Program, ProgramKind, Role,
-        Runtime, Session, SharedWeights, Tensor,
+        Data, Deferred, Dim, Element, InputSlot, Layout, Optimise, OutputSlot, Padding, Program, ProgramKind,
+        Role, Runtime, Session, SharedWeights, Tensor,
     },
 };
 
@@ -214,6 +214,11 @@ pub(super) fn layout(graph: &Ir, wires: Wires, bench: &Bench<'_>) -> Result<Layo
 pub(super) fn refused(refusal: Refusal) -> Unavailable {
     let operators = refusal.gaps.iter().map(|gap| format!("{} ({}): {}", gap.operator, gap.node, gap.reason));
     Unavailable { operators: operators.collect(), ..unavailable(refusal.code, refusal.reason.clone()) }
+}
+
+/// The program, whose sessions open when it is first asked for.
+pub(super) fn opened(program: &Deferred) -> Result<Arc<Program>, Unavailable> {
+    program.get().map_err(|error| unavailable(Code::Run, error.to_string()))
 }
 
 pub(super) fn unavailable(code: Code, reason: String) -> Unavailable {

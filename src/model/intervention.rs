@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     EmbeddedGraph, Unavailable,
-    derived::{Bench, Wires, by_token, layout, refused, unavailable},
+    derived::{Bench, Wires, by_token, layout, opened, refused, unavailable},
     graphs,
 };
 use crate::{
@@ -54,10 +54,6 @@ impl InterventionGraph {
         let from = self.from.get(layer).ok_or_else(no_layers)?;
         Ok(Restart { program: opened(&from.program)?, reads_embeddings: from.reads_embeddings })
     }
-}
-
-fn opened(program: &Deferred) -> Result<Arc<Program>, Unavailable> {
-    program.get().map_err(|error| unavailable(Code::Run, error.to_string()))
 }
 
 /// The obstacle of a model without hidden states that every path crosses.

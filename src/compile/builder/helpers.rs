@@ -1,7 +1,7 @@
 //! This file is where the builder's vocabulary is: one method for each operator that rules like to use.
 
 use super::Builder;
-use crate::compile::facts::{Fact, Length, Shape, broadcast};
+use crate::compile::facts::{Fact, Length, Shape, broadcast, reshape_target};
 use crate::compile::graph::{Attribute, Element, Tensor, Value};
 
 impl Builder {
@@ -141,7 +141,7 @@ impl Builder {
             return x.clone();
         }
         let (from, to) = (self.shape(x), self.shape(like));
-        match constant_target(&from, &to) {
+        match reshape_target(&from, &to) {
             Some(target) => {
                 let target = self.ints(&target);
                 self.reshape(x, &target, to)
@@ -171,7 +171,7 @@ impl Builder {
         if self.shape(x) == shape {
             return Some(x.clone());
         }
-        let target = constant_target(&self.shape(x), &shape)?;
+        let target = reshape_target(&self.shape(x), &shape)?;
         let target = self.ints(&target);
         Some(self.reshape(x, &target, shape))
     }
@@ -266,37 +266,5 @@ impl Builder {
     fn broadcast_shape(&self, values: &[&Value]) -> Shape {
         let shapes: Vec<Shape> = values.iter().map(|it| self.shape(it)).collect();
         broadcast(&shapes.iter().map(|it| &it[..]).collect::<Vec<_>>())
-    }
-}
-
-/// A constant Reshape target: numbers, 0 where a length is that of `from` at the same place, one −1 at most.
-fn constant_target(from: &[Length], to: &[Length]) -> Option<Vec<i64>> {
-    let mut unknown = 0;
-    let entry = |(axis, length): (usize, &Length)| match length.constant() {
-        Some(0) => None,
-        Some(length) => Some(length as i64),
-        None if from.get(axis) == Some(length) => Some(0),
-        None => {
-            unknown += 1;
-            Some(-1)
-        }
-    };
-    let target: Option<Vec<i64>> = to.iter().enumerate().map(entry).collect();
-    target.filter(|_| unknown <= 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reshape_targets_copy_batch_and_infer_one_length() {
-        let (batch, tokens) = (Length([2, 3]), Length([7, 11]));
-        let (heads, width, hidden) = (Length::fixed(4), Length::fixed(8), Length::fixed(32));
-        let split = [batch, tokens, heads, width];
-        assert_eq!(constant_target(&[batch, tokens, hidden], &split), Some(vec![0, 0, 4, 8]));
-        let folded = [Length([14, 33]), hidden];
-        assert_eq!(constant_target(&[batch, tokens, hidden], &folded), Some(vec![-1, 32]));
-        assert_eq!(constant_target(&folded, &[batch, tokens, hidden]), None);
     }
 }

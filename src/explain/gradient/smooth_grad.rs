@@ -68,7 +68,7 @@ fn price(parameters: &SmoothGrad, subject: &Subject<'_>) -> Result<Price, Explai
 /// `score(token) = ‖1/n Σ ∂v/∂e (e + ε)‖`, `ε ~ N(0, (noise·sd(e))²)`; special tokens get no noise.
 fn run(parameters: &SmoothGrad, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let embedded = Embedded::of(case)?;
-    let scale = (parameters.noise * deviation(&embedded.x)) as f32;
+    let scale = (parameters.noise * random::deviation(&embedded.x)) as f32;
     let special: Arc<[bool]> = (0..embedded.tokens).map(|token| embedded.is_special(token)).collect();
     let noisy = |sample: usize| {
         let (x, special, hidden) = (embedded.x.clone(), special.clone(), embedded.hidden);
@@ -108,11 +108,4 @@ fn run(parameters: &SmoothGrad, case: &Case<'_>) -> Result<Vec<Finding>, Explain
         token_finding(case, values[0][target], None, &scores, evidence)
     };
     Ok(targets.iter().map(|&target| finding(target)).collect())
-}
-
-/// Standard deviation of the components.
-fn deviation(values: &[f32]) -> f64 {
-    let count = values.len().max(1) as f64;
-    let mean = values.iter().map(|&it| f64::from(it)).sum::<f64>() / count;
-    (values.iter().map(|&it| (f64::from(it) - mean).powi(2)).sum::<f64>() / count).sqrt()
 }

@@ -103,7 +103,8 @@ impl Editor {
                 }
             }
             How::Noise(scale) => {
-                let sds: Vec<f64> = self.state.chunks(width).map(|it| scale * deviation(it)).collect();
+                let sds: Vec<f64> =
+                    self.state.chunks(width).map(|it| scale * random::deviation(it)).collect();
                 for &at in &places {
                     let noise: f64 = StandardNormal.sample(&mut random);
                     into[at] += (sds[at / width] * noise) as f32;
@@ -139,13 +140,6 @@ pub fn mean_vector(state: &[f32], width: usize) -> Vec<f32> {
     }
     let tokens = (state.len() / width.max(1)).max(1) as f64;
     sums.into_iter().map(|it| (it / tokens) as f32).collect()
-}
-
-/// Standard deviation of the components.
-fn deviation(values: &[f32]) -> f64 {
-    let count = values.len().max(1) as f64;
-    let mean = values.iter().map(|&it| f64::from(it)).sum::<f64>() / count;
-    (values.iter().map(|&it| (f64::from(it) - mean).powi(2)).sum::<f64>() / count).sqrt()
 }
 
 #[cfg(test)]
@@ -191,6 +185,6 @@ mod tests {
         let mut into = vec![0.0; wide.len()];
         editor.write(&Part::Whole, 1, &mut into);
         let added: Vec<f32> = into.iter().zip(&wide).map(|(a, b)| a - b).collect();
-        assert!((deviation(&added) - 1.5).abs() < 0.03, "{}", deviation(&added));
+        assert!((random::deviation(&added) - 1.5).abs() < 0.03, "{}", random::deviation(&added));
     }
 }

@@ -5,12 +5,12 @@ use utoipa::ToSchema;
 
 use super::{
     masked::{Masked, What, refuse},
-    shapley::{all_within, findings},
+    shapley::{findings, paired_rows, paired_samples},
 };
 use crate::{
     explain::{
-        About, Case, Effort, ExplainError, Family, Finding, Method, Misfit, Operation, Price, Removal,
-        Subject, Typed, estimators,
+        About, Case, Effort, ExplainError, Family, Finding, Method, Operation, Price, Removal, Subject,
+        Typed, estimators,
     },
     model::{Need, Output},
 };
@@ -111,22 +111,16 @@ impl KernelShap {
     }
 
     fn samples(&self, features: usize) -> usize {
-        self.samples.unwrap_or_else(|| 1024.max(2 * features))
+        self.samples.unwrap_or_else(|| paired_samples(features))
     }
 }
 
 /// Both ends, and as many pairs as the samples allow or as there are.
 fn price(parameters: &KernelShap, subject: &Subject<'_>) -> Result<Price, ExplainError> {
     let features = subject.features.len();
-    let samples = parameters.samples(features);
-    let least = 2 * features;
-    if samples < least {
-        let detail = format!("is {samples}; at least {least} are needed, twice the number of features");
-        return Err(Misfit::over("/parameters/samples", detail, "samples", least as u64).into());
-    }
+    let rows = paired_rows(features, parameters.samples(features))?;
     let Effort { variants, once } =
         parameters.removal(subject.features.len()).effort(subject, subject.features)?;
-    let rows = all_within(features, samples).unwrap_or(2 * (samples as u64 / 2) + 2);
     Ok(Price { forward: rows * variants as u64 + once as u64, gradient: 0 })
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::masked::{settle, with_errors};
 use crate::explain::{
-    Case, ExplainError, Finding,
+    Case, ExplainError, Finding, Misfit,
     estimators::{Ended, Run, Shapley},
 };
 
@@ -49,6 +49,25 @@ fn finding(
         evidence,
         details,
     }
+}
+
+/// The samples of a regression over pairs of coalitions when the caller names none.
+pub(super) fn paired_samples(features: usize) -> usize {
+    1024.max(2 * features)
+}
+
+/// The coalitions that a regression over `samples` in pairs evaluates: both ends, and as many pairs as the samples
+/// allow or as there are.
+///
+/// # Errors
+/// Samples fewer than twice the features, which no regression determines.
+pub(super) fn paired_rows(features: usize, samples: usize) -> Result<u64, ExplainError> {
+    let least = 2 * features;
+    if samples < least {
+        let detail = format!("is {samples}; at least {least} are needed, twice the number of features");
+        return Err(Misfit::over("/parameters/samples", detail, "samples", least as u64).into());
+    }
+    Ok(all_within(features, samples).unwrap_or(2 * (samples as u64 / 2) + 2))
 }
 
 /// How many coalitions there are to evaluate when all of them fit into `samples`.

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{
     masked::{Masked, What, refuse},
-    shapley::{all_within, findings},
+    shapley::{findings, paired_rows, paired_samples},
 };
 use crate::{
     explain::{
@@ -136,22 +136,16 @@ impl TransShap {
     }
 
     fn samples(&self, features: usize) -> usize {
-        self.samples.unwrap_or_else(|| 1024.max(2 * features))
+        self.samples.unwrap_or_else(|| paired_samples(features))
     }
 }
 
 /// Both ends, and as many pairs as the samples allow or as there are, as often as words are drawn.
 fn price(parameters: &TransShap, subject: &Subject<'_>) -> Result<Price, ExplainError> {
     let features = subject.features.len();
-    let samples = parameters.samples(features);
-    let least = 2 * features;
-    if samples < least {
-        let detail = format!("is {samples}; at least {least} are needed, twice the number of features");
-        return Err(Misfit::over("/parameters/samples", detail, "samples", least as u64).into());
-    }
+    let rows = paired_rows(features, parameters.samples(features))?;
     let drawn = parameters.drawn(subject)?;
     let variants = TransShap::removal(drawn.as_deref()).effort(subject, subject.features)?.variants as u64;
-    let rows = all_within(features, samples).unwrap_or(2 * (samples as u64 / 2) + 2);
     Ok(Price { forward: rows * variants, gradient: 0 })
 }
 
