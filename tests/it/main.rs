@@ -6,7 +6,9 @@
 mod architecture;
 mod arrays;
 mod attending;
+mod book;
 mod calibration;
+mod conservation;
 mod engine;
 mod evaluate;
 mod exported;

@@ -19,12 +19,13 @@ use crate::evaluate::{Program, evaluate};
 const SHAPE: [usize; 3] = [2, 3, 4];
 
 /// Versions that examples are tried in.
-const OPSETS: [i64; 3] = [17, 23, 24];
+pub(crate) const OPSETS: [i64; 3] = [17, 23, 24];
 
 /// Draws that are closer to zero than this are pushed away, so that kinks at zero are not stepped over.
 const KINK: f32 = 0.05;
 
-fn inputs(example: &Example, rng: &mut ChaCha8Rng) -> Batch {
+/// Values for what an example reads.
+pub(crate) fn inputs(example: &Example, rng: &mut ChaCha8Rng) -> Batch {
     let draw = |port: &Port| {
         let length = |axis: &Axis| if let Axis::Fixed(it) = axis { *it } else { 3 };
         let dims: Vec<usize> = port.dims().map_or(SHAPE.to_vec(), |it| it.iter().map(length).collect());
@@ -40,7 +41,7 @@ fn inputs(example: &Example, rng: &mut ChaCha8Rng) -> Batch {
 }
 
 /// What a run at one size tells, as if every length were fixed, and the results of all nodes.
-fn learn(graph: &Graph, batch: &Batch) -> Result<Facts, String> {
+pub(crate) fn learn(graph: &Graph, batch: &Batch) -> Result<Facts, String> {
     let mut all = graph.clone();
     let made = graph.nodes.iter().flat_map(|it| &it.outputs).filter(|it| !it.is_absent());
     let port = |it: &Value| Port { value: it.clone(), ty: Type::Other(Box::default()) };

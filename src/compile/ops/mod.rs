@@ -1,7 +1,8 @@
 //! This file is where operators are answered for: what each is, and how its gradient goes.
 //!
 //! An operator's row stands in its family's file, beside its rule. To add one, write a row there; a family's
-//! table is named in [`FAMILIES`]. Every example of every row is tested against finite differences.
+//! table is named in [`FAMILIES`]. Every example of every row is tested against finite
+//! differences, and under every relevance composite: relevance is kept, and goes where the book says.
 //!
 //! A rule is a pure function: a node and the cotangents of its results in, the cotangents of its operands out.
 //! It may forget broadcasting, since the walk sums cotangents back to the shape of their operands, and it asks
@@ -29,7 +30,7 @@ mod window;
 use super::builder::Builder;
 use super::graph::{Node, Value};
 
-pub use offset::offset;
+pub use offset::{adds, offset};
 pub use softmax::guarded as softmax_guard;
 
 /// The tables.

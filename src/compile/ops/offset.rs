@@ -4,6 +4,12 @@ use super::channel::beside_channels;
 use crate::compile::builder::Builder;
 use crate::compile::graph::{Node, Value};
 
+/// The operand of a product that is added to it.
+pub fn adds(node: &Node) -> Option<&Value> {
+    let adds = matches!(node.op.as_str(), "MatMul" | "Gemm" | "Conv" | "ConvTranspose");
+    node.input(2).filter(|_| adds && node.domain.is_empty())
+}
+
 /// The `c` of `y = L(x) + c`, broadcast against `y`, where `L` is linear once weights and statistics are held.
 /// `None` where an operator adds nothing.
 pub fn offset(b: &mut Builder, node: &Node) -> Option<Value> {

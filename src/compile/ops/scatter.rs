@@ -195,28 +195,35 @@ fn cumulative(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Mi
     only(b.emit("CumSum", &[dy, &node.inputs[1]], &attributes, fact))
 }
 
-/// Zeros around: `dy` with the amounts turned negative. Copies around: `dy` added up where copies came from.
+/// A value around: `dx` is `dy` with the amounts turned negative, the value gets the rest of `dy`. Copies around: `dy`
+/// added up where copies came from.
 fn pad(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let (x, pads) = (&node.inputs[0], &node.inputs[1]);
-    if node.input(2).is_some_and(|it| b.wants(it)) {
-        return Err("the filling value depends on the embeddings".into());
-    }
     match node.text("mode") {
         None | Some("constant") => {}
         Some("reflect" | "edge" | "wrap") => return only(copied(b, node, dy)),
         Some(_) => return Err("the mode is not known".into()),
     }
-    let pads = match b.ints_of(pads) {
+    let turned = match b.ints_of(pads) {
         Some(pads) => b.ints(&pads.iter().map(|it| -it).collect::<Vec<_>>()),
         None => b.neg(pads),
     };
-    let fact = Fact::new(b.fact(dy).element, b.shape(x));
     let absent = Value::absent();
-    let operands = match node.input(3) {
-        Some(axes) => vec![dy, &pads, &absent, axes],
-        None => vec![dy, &pads],
+    let padded = |b: &mut Builder, value: &Value, amounts: &Value, like: &Value| {
+        let fact = Fact::new(b.fact(value).element, b.shape(like));
+        let operands = match node.input(3) {
+            Some(axes) => vec![value, amounts, &absent, axes],
+            None => vec![value, amounts],
+        };
+        b.emit("Pad", &operands, &[], fact)
     };
-    only(b.emit("Pad", &operands, &[], fact))
+    let dx = padded(b, dy, &turned, x);
+    let fills = node.input(2).is_some_and(|it| b.wants(it));
+    let d_fill = fills.then(|| {
+        let inner = padded(b, &dx, pads, dy);
+        b.sub(dy, &inner)
+    });
+    Ok(vec![Some(dx), None, d_fill])
 }
 
 /// Pads the table of flat positions in the same way, and adds `dy` up at these positions.

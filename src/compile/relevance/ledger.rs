@@ -93,6 +93,9 @@ impl Ledger {
 pub fn rows(b: &mut Builder, x: &Value) -> Result<Value, Misfit> {
     let embeds: Value = EMBEDS.into();
     let (batch, shape) = (b.shape(&embeds)[0], b.shape(x));
+    if batch == Length::ONE && shape.is_empty() {
+        return Ok(b.unsqueeze(x, &[0]));
+    }
     if let Some(axis) = shape.iter().position(|&it| it == batch) {
         let others: Vec<usize> = (0..shape.len()).filter(|&it| it != axis).collect();
         return Ok(b.reduce_sum(x, &others, false));

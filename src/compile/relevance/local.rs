@@ -42,6 +42,9 @@ impl Rules {
     /// An operator without a rule, a role that the composite does not decide, a form that a rule does not cover.
     pub fn local(&self, b: &mut Builder, node: &Node, dys: &[Option<Value>]) -> Result<Cotangents, Misfit> {
         let operator = ops::find(node).ok_or(NO_RULE)?;
+        if operator.kind == Kind::Product && ops::adds(node).is_some_and(|it| b.wants(it)) {
+            return Err("what it adds depends on the embeddings".into());
+        }
         let role = self.role(b, node, operator);
         let undecided = || Misfit(format!("{} has no rule for a {}", self.composite.slug(), role.name()));
         let bend = self.composite.bend(role).ok_or_else(undecided)?;
@@ -71,6 +74,8 @@ impl Rules {
         let active: Vec<&Value> = node.inputs.iter().filter(|it| b.wants(it)).collect();
         match operator.kind {
             Kind::Product | Kind::Scale if active.len() > 1 => Role::Interaction,
+            // Its weights are not an operand, and not the model's: a Fourier transform.
+            Kind::Product if floating(b, node).len() < 2 => Role::Sum,
             Kind::Product if active.iter().any(|it| self.entries.contains(*it)) => Role::Entry,
             Kind::Product => Role::Layer,
             Kind::Scale => Role::Scaling,
@@ -114,7 +119,9 @@ impl Rules {
                 Ok(cotangents)
             }
             Role::Scaling | Role::Rectifier => {
-                one_active(b, node)?;
+                if one_active(b, node)? > 0 && role == Role::Rectifier {
+                    return Err("its slope depends on the embeddings".into());
+                }
                 gradient::local(b, node, dys)
             }
             Role::Addition | Role::Sum | Role::Maximum | Role::Routing => {
