@@ -72,6 +72,21 @@ impl Builder {
         self.fused(a, w, alpha * factor, shape)
     }
 
+    /// A product that was made here from the same operands as the product `x` with another factor in it, and what
+    /// leads back from it to `x`; else `x` and one.
+    pub fn product_like(&self, x: &Value) -> (Value, f64) {
+        let factor = |node: &Node| node.float("alpha").unwrap_or(1.0);
+        let flags = |node: &Node| ["transA", "transB"].map(|it| node.int(it).unwrap_or(0));
+        let is_product = |node: &&Node| node.is("MatMul") || node.op == "FusedMatMul";
+        let other = self.made(x).filter(is_product).and_then(|own| {
+            let alike =
+                |it: &&Node| it.inputs == own.inputs && flags(it) == flags(own) && it.outputs != own.outputs;
+            let other = self.graph.nodes[self.start..].iter().filter(is_product).find(alike)?;
+            Some((other.outputs[0].clone(), factor(own) / factor(other)))
+        });
+        other.unwrap_or_else(|| (x.clone(), 1.0))
+    }
+
     /// `x` without a factor that it was multiplied by here, and that factor.
     fn unscaled(&self, x: &Value) -> (Value, f64) {
         let number = |it: &Value| self.fact(it).constant.as_ref().filter(|it| it.dims().is_empty())?.scalar();

@@ -97,12 +97,19 @@ impl Components<'_> {
 
     /// [batch, neurons], summed over positions.
     fn neurons(&self, b: &mut Builder, neurons: &Neurons) -> Option<Value> {
+        let (cotangent, factor) = b.product_like(self.cotangents.get(&neurons.value)?);
+        let relevance = b.mul(&neurons.value, &cotangent);
+        let summed = self.over_positions(b, &relevance)?;
+        Some(if factor == 1.0 { summed } else { b.scale(&summed, factor) })
+    }
+
+    /// [batch, neurons] of [.., neurons].
+    fn over_positions(&self, b: &mut Builder, relevance: &Value) -> Option<Value> {
         let embeds: Value = EMBEDS.into();
-        let relevance = self.relevance(b, &neurons.value)?;
-        let (batch, shape) = (b.shape(&embeds)[0], b.shape(&relevance));
+        let (batch, shape) = (b.shape(&embeds)[0], b.shape(relevance));
         let rank = shape.len();
         if shape[0] == batch {
-            return Some(b.reduce_sum(&relevance, &(1..rank - 1).collect::<Vec<_>>(), false));
+            return Some(b.reduce_sum(relevance, &(1..rank - 1).collect::<Vec<_>>(), false));
         }
         let width = shape[rank - 1];
         let count = shape[..rank - 1].iter().fold(Length::ONE, |product, &it| product.zip(it, |p, q| p * q));
@@ -110,7 +117,7 @@ impl Components<'_> {
         let rest = b.ints(&[-1, width.constant()? as i64]);
         let target = b.joined(&[length, rest]);
         let shape = vec![batch, count.zip(batch, |all, rows| all / rows.max(1)), width];
-        let unfolded = b.reshape(&relevance, &target, shape);
+        let unfolded = b.reshape(relevance, &target, shape);
         Some(b.reduce_sum(&unfolded, &[1], false))
     }
 }

@@ -19,20 +19,23 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Books the sum of `x` over everything but the batch.
-    pub fn book(&mut self, b: &mut Builder, segment: usize, x: &Value) -> Result<(), Misfit> {
+    /// Books `factor` times the sum of `x` over everything but the batch.
+    pub fn book(&mut self, b: &mut Builder, segment: usize, x: &Value, factor: f64) -> Result<(), Misfit> {
         let rows = rows(b, x)?;
+        let rows = if factor == 1.0 { rows } else { b.scale(&rows, factor) };
         self.put(b, segment, rows);
         Ok(())
     }
 
-    /// Books the sum of `x·dx` over everything but the batch. Where `dx` is zero nothing is booked, whatever `x` is.
+    /// Books `factor` times the sum of `x·dx` over everything but the batch. Where `dx` is zero nothing is booked,
+    /// whatever `x` is.
     pub fn book_product(
         &mut self,
         b: &mut Builder,
         segment: usize,
         x: &Value,
         dx: &Value,
+        factor: f64,
     ) -> Result<(), Misfit> {
         let constant = b.fact(x).constant.as_ref().and_then(Tensor::to_f64);
         let finite = constant.as_ref().is_some_and(|it| it.iter().all(|it| it.is_finite()));
@@ -43,6 +46,7 @@ impl Ledger {
         if finite && shape.len() == 1 && wide.len() > 2 && wide.last() == shape.last() {
             // A product of matrix and vector reads its operand once.
             let partial = b.matvec(dx, x);
+            let partial = if factor == 1.0 { partial } else { b.scale(&partial, factor) };
             self.put(b, segment, partial);
             return Ok(());
         }
@@ -54,7 +58,7 @@ impl Ledger {
             b.select(&idle, &zero, x)
         };
         let product = b.mul(&x, dx);
-        self.book(b, segment, &product)
+        self.book(b, segment, &product, factor)
     }
 
     fn put(&mut self, b: &mut Builder, segment: usize, x: Value) {

@@ -23,8 +23,16 @@ const NONE: f64 = 1e-4;
 pub struct Crossed {
     /// The operand's cotangent, at its place.
     pub cotangents: Cotangents,
-    /// Values whose sums were absorbed.
-    pub absorbed: Vec<Value>,
+    /// What was absorbed.
+    pub absorbed: Vec<Absorbed>,
+}
+
+/// What is absorbed is a sum over all elements.
+pub enum Absorbed {
+    /// Of a value, this many times.
+    Sum(Value, f64),
+    /// Of a value times another.
+    Product(Value, Value),
 }
 
 /// A node as a linear layer.
@@ -60,7 +68,7 @@ pub fn cross(
     Ok(Crossed { cotangents, absorbed })
 }
 
-type Answer = Result<(Value, Vec<Value>), Misfit>;
+type Answer = Result<(Value, Vec<Absorbed>), Misfit>;
 
 impl Layer<'_> {
     fn x(&self) -> &Value {
@@ -79,85 +87,93 @@ impl Layer<'_> {
         let bent = b.mul(dy, &share);
         let dx = self.back(b, self.node, &bent)?;
         let lost = b.sub(dy, &bent);
-        let mut absorbed = vec![b.mul(self.y(), &lost)];
-        if let Some(offset) = &self.offset {
-            absorbed.push(b.mul(&bent, offset));
-        }
+        let mut absorbed = vec![Absorbed::Sum(b.mul(self.y(), &lost), 1.0)];
+        absorbed.extend(self.offset.clone().map(|offset| Absorbed::Product(offset, bent)));
         Ok((dx, absorbed))
     }
 
-    /// With `s = R/d`, `d = (1 + ½γ)y + ½γ·sign(y)·q`:
-    /// `dx = (1 + ½γ)·L_wᵀ(s) + ½γ·sign(x)·L_|w|ᵀ(sign(y)·s)`. Since `d` has the sign of `y` and `|d| ≥ |y|`,
-    /// what its stabiliser absorbs is below rounding.
+    /// With `s = R/d`, `d = y + k·sign(y)·q`, `k = ½γ/(1 + ½γ)`: `dx = L_wᵀ(s) + k·sign(x)·L_|w|ᵀ(sign(y)·s)`. Since
+    /// `d` has the sign of `y` and `|d| ≥ |y|`, what its stabiliser absorbs is below rounding.
     fn gamma(&self, b: &mut Builder, dy: &Value, gamma: f64) -> Answer {
-        let (whole, half) = (1.0 + 0.5 * gamma, 0.5 * gamma);
+        let k = 0.5 * gamma / (1.0 + 0.5 * gamma);
         let (twin, q) = self.twin(b, Operands::Sizes)?;
-        let q = self.with_offset_size(b, &q);
+        let part = b.scale_product(&q, k);
+        let least = match &self.offset {
+            Some(offset) => mapped(b, offset, &|it| k * it.abs() + TINY, |b, it| {
+                let (size, tiny) = (b.unary("Abs", it), b.scalar(TINY));
+                let size = b.scale(&size, k);
+                b.add(&size, &tiny)
+            }),
+            None => b.scalar(TINY),
+        };
+        let part = b.add(&part, &least);
         let (size, sign) = (b.unary("Abs", self.y()), b.unary("Sign", self.y()));
-        let (own, more, tiny) = (b.scale(&size, whole), b.scale(&q, half), b.scalar(TINY));
-        let d = b.add(&own, &more);
-        let d = b.add(&d, &tiny);
-        let share = b.div(&size, &d);
-        let s = b.mul(dy, &share);
+        let d = b.add(&size, &part);
+        let r = b.mul(dy, &size);
+        let s = b.div(&r, &d);
         let signed = b.mul(&s, &sign);
         let (plain, sized) = (self.back(b, self.node, &s)?, self.back(b, &twin, &signed)?);
-        let dx = self.joined(b, (&plain, whole), (&sized, half));
+        let dx = self.joined(b, (&plain, 1.0), (&sized, k));
         let mut absorbed = Vec::new();
         if let Some(offset) = &self.offset {
-            let size = b.unary("Abs", offset);
-            let size = b.mul(&size, &sign);
-            let (own, more) = (b.scale(offset, whole), b.scale(&size, half));
-            let part = b.add(&own, &more);
-            absorbed.push(b.mul(&s, &part));
+            let more = mapped(b, offset, &|it| k * it.abs(), |b, it| {
+                let size = b.unary("Abs", it);
+                b.scale(&size, k)
+            });
+            absorbed = vec![Absorbed::Product(offset.clone(), s), Absorbed::Product(more, signed)];
         }
         Ok((dx, absorbed))
     }
 
-    /// With `u = α·R/y⁺` and `t = −β·R/y⁻`, `y⁺ = ½(y + q)`, `y⁻ = ½(y − q)`:
-    /// `dx = ½·L_wᵀ(u + t) + ½·sign(x)·L_|w|ᵀ(u − t)`
+    /// With `y⁺ = ½(q + y)`, `y⁻ = ½(y − q)`, `u = ½R/y⁺`, `t = −½R/y⁻`:
+    /// `dx = L_wᵀ(αu + βt) + sign(x)·L_|w|ᵀ(αu − βt)`
     fn alpha_beta(&self, b: &mut Builder, dy: &Value, alpha: f64, beta: f64, bias: bool) -> Answer {
         let (twin, q) = self.twin(b, Operands::Sizes)?;
-        let z = match &self.offset {
-            Some(offset) => b.sub(self.y(), offset),
-            None => self.y().clone(),
+        let counted = self.offset.as_ref().filter(|_| bias);
+        let sum = match &self.offset {
+            Some(offset) if !bias => b.sub(self.y(), offset),
+            _ => self.y().clone(),
         };
-        let (with, all) =
-            if bias { (self.y().clone(), self.with_offset_size(b, &q)) } else { (z.clone(), q.clone()) };
+        let sizes = match counted {
+            Some(offset) => {
+                let size = mapped(b, offset, &f64::abs, |b, it| b.unary("Abs", it));
+                b.add(&q, &size)
+            }
+            None => q,
+        };
         let r = b.mul(self.y(), dy);
-        let half = |b: &mut Builder, sum: Value| b.scale(&sum, 0.5);
-        let share = |b: &mut Builder, part: &Value, weight: f64| {
-            // Sizes: contributions of the other sign only make a part that is rounding.
-            let floor = b.scale(&all, NONE);
-            let tiny = b.scalar(TINY);
-            let floor = b.binary("Max", &floor, &tiny);
-            let (zero, some) = (b.scalar(0.0), b.compare("Greater", part, &floor));
-            let safe = b.binary("Max", part, &floor);
+        let (zero, none) = (b.scalar(0.0), b.scalar(f64::INFINITY));
+        let floor = b.scale(&sizes, 2.0 * NONE);
+        let mut absorbed = Vec::new();
+        // `R` by twice the contributions of one sign, nothing where these are rounding; `weight` of it counts.
+        let mut share = |b: &mut Builder, twice: &Value, weight: f64, sign: f64| {
+            let some = b.compare("Greater", twice, &floor);
+            let safe = b.select(&some, twice, &none);
             let share = b.div(&r, &safe);
-            let share = b.scale(&share, weight);
-            b.select(&some, &share, &zero)
+            let lost = b.select(&some, &zero, &r);
+            absorbed.push(Absorbed::Sum(lost, weight * sign));
+            if let Some(offset) = counted {
+                let own = mapped(b, offset, &|it| weight * (it + sign * it.abs()), |b, it| {
+                    let (size, weight) = (b.unary("Abs", it), b.scalar(weight));
+                    let size = b.scale(&size, sign);
+                    let sum = b.add(it, &size);
+                    b.mul(&sum, &weight)
+                });
+                absorbed.push(Absorbed::Product(own, share.clone()));
+            }
+            if weight == 1.0 { share } else { b.scale(&share, weight) }
         };
-        let sum = b.add(&with, &all);
-        let plus = half(b, sum);
-        let u = share(b, &plus, alpha);
-        let sum = b.add(&z, &q);
-        let plus = half(b, sum);
-        let kept = b.mul(&u, &plus);
-        let mut rest = b.sub(&r, &kept);
+        let twice = b.add(&sizes, &sum);
+        let u = share(b, &twice, alpha, 1.0);
         let (plain, sized) = if beta == 0.0 {
             (u.clone(), u)
         } else {
-            let difference = b.sub(&all, &with);
-            let minus = half(b, difference);
-            // `t` for the size of `y⁻`: two signs cancel.
-            let t = share(b, &minus, beta);
-            let difference = b.sub(&q, &z);
-            let minus = half(b, difference);
-            let kept = b.mul(&t, &minus);
-            rest = b.add(&rest, &kept);
+            let twice = b.sub(&sizes, &sum);
+            let t = share(b, &twice, beta, -1.0);
             (b.add(&u, &t), b.sub(&u, &t))
         };
         let (plain, sized) = (self.back(b, self.node, &plain)?, self.back(b, &twin, &sized)?);
-        Ok((self.joined(b, (&plain, 0.5), (&sized, 0.5)), vec![rest]))
+        Ok((self.joined(b, (&plain, 1.0), (&sized, 1.0)), absorbed))
     }
 
     /// `Rᵢ = L_{w²}ᵀ(R/L_{w²}(1))`
@@ -198,14 +214,14 @@ impl Layer<'_> {
 
     /// `R/x`: a cotangent that gives the relevance back when it is multiplied by the operand. Where the operand is
     /// zero it is lost, and booked.
-    fn as_cotangent(&self, b: &mut Builder, relevance: &Value) -> (Value, Vec<Value>) {
+    fn as_cotangent(&self, b: &mut Builder, relevance: &Value) -> (Value, Vec<Absorbed>) {
         let zero = b.scalar(0.0);
         let (some, one) = (b.compare("Equal", self.x(), &zero), b.scalar(1.0));
         let safe = b.select(&some, &one, self.x());
         let quotient = b.div(relevance, &safe);
         let dx = b.select(&some, &zero, &quotient);
         let lost = b.select(&some, relevance, &zero);
-        (dx, vec![lost])
+        (dx, vec![Absorbed::Sum(lost, 1.0)])
     }
 
     /// `k·plain + l·sign(x)·sized`
@@ -214,17 +230,6 @@ impl Layer<'_> {
         let (plain, sized) = (b.scale_product(plain.0, plain.1), b.scale_product(sized.0, sized.1));
         let sized = b.mul(&sized, &sign);
         b.add(&plain, &sized)
-    }
-
-    /// `q`, and the size of what is added to it.
-    fn with_offset_size(&self, b: &mut Builder, q: &Value) -> Value {
-        match &self.offset {
-            Some(offset) => {
-                let size = b.unary("Abs", offset);
-                b.add(q, &size)
-            }
-            None => q.clone(),
-        }
     }
 
     /// The cotangent of the active operand of this node or of a twin of it.
@@ -258,8 +263,10 @@ impl Layer<'_> {
                 }
             } else {
                 match operands {
-                    Operands::Sizes | Operands::OnesAndSizes => weights(b, &operand, "Abs", f64::abs),
-                    Operands::Squares => weights(b, &operand, "Mul", |it| it * it),
+                    Operands::Sizes | Operands::OnesAndSizes => {
+                        mapped(b, &operand, &f64::abs, |b, it| b.unary("Abs", it))
+                    }
+                    Operands::Squares => mapped(b, &operand, &|it| it * it, |b, it| b.mul(it, it)),
                     Operands::Ones => operand,
                 }
             };
@@ -287,8 +294,13 @@ enum Operands {
     OnesAndSizes,
 }
 
-/// A function of each weight, computed now where they are constant.
-fn weights(b: &mut Builder, w: &Value, op: &str, function: fn(f64) -> f64) -> Value {
+/// A function of each element of a weight, computed now where it is constant, else by `emit` when the graph runs.
+fn mapped(
+    b: &mut Builder,
+    w: &Value,
+    function: &dyn Fn(f64) -> f64,
+    emit: impl FnOnce(&mut Builder, &Value) -> Value,
+) -> Value {
     if let Some(tensor) = b.graph().initializers.get(w)
         && let Some(values) = tensor.to_f64()
     {
@@ -296,5 +308,5 @@ fn weights(b: &mut Builder, w: &Value, op: &str, function: fn(f64) -> f64) -> Va
         let tensor = Tensor::from_f64(tensor.element(), tensor.dims(), &values);
         return b.constant(tensor);
     }
-    if op == "Mul" { b.mul(w, w) } else { b.unary(op, w) }
+    emit(b, w)
 }

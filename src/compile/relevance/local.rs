@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::ledger::Ledger;
-use super::linear;
+use super::linear::{self, Absorbed};
 use crate::compile::builder::Builder;
 use crate::compile::composite::{Bend, Composite, Role};
 use crate::compile::gradient::{self, NO_RULE};
@@ -62,8 +62,11 @@ impl Rules {
             Bend::Constant => Ok(Vec::new()),
             Bend::Linear(rule) => {
                 let crossed = linear::cross(b, node, single(dys)?, rule, self.range)?;
-                for value in &crossed.absorbed {
-                    self.book(b, node, value)?;
+                for it in &crossed.absorbed {
+                    match it {
+                        Absorbed::Sum(value, factor) => self.book(b, node, value, *factor)?,
+                        Absorbed::Product(x, dx) => self.book_product(b, node, x, dx)?,
+                    }
                 }
                 Ok(crossed.cotangents)
             }
@@ -111,10 +114,16 @@ impl Rules {
                 // The first-order term of the expansion is handed on, the rest of it absorbed.
                 let cotangents = gradient::local(b, node, dys)?;
                 let y = ops::softmax_guard(b.graph(), &node.outputs[0]);
-                self.book_product(b, node, &y, single(dys)?)?;
+                if node.op == "Softmax" {
+                    // The rule makes the same product.
+                    let product = b.mul(&y, single(dys)?);
+                    self.book(b, node, &product, 1.0)?;
+                } else {
+                    self.book_product(b, node, &y, single(dys)?)?;
+                }
                 if let Some(dx) = cotangents.first().cloned().flatten() {
-                    let minus = b.neg(&dx);
-                    self.book_product(b, node, &node.inputs[0], &minus)?;
+                    let mut ledger = self.ledger.borrow_mut();
+                    ledger.book_product(b, self.segment(node), &node.inputs[0], &dx, -1.0)?;
                 }
                 Ok(cotangents)
             }
@@ -170,7 +179,7 @@ impl Rules {
         let dx = b.div(&r, &stable);
         // R − x·R/(x + s) = s·R/(x + s)
         let lost = b.mul(&dx, &stabiliser);
-        self.book(b, node, &lost)?;
+        self.book(b, node, &lost, 1.0)?;
         let mut cotangents: Cotangents = vec![None; node.inputs.len()];
         cotangents[place] = Some(dx);
         Ok(cotangents)
@@ -218,12 +227,12 @@ impl Rules {
         node.outputs.first().and_then(|it| self.segments.get(it)).copied().unwrap_or(0)
     }
 
-    fn book(&self, b: &mut Builder, node: &Node, value: &Value) -> Result<(), Misfit> {
-        self.ledger.borrow_mut().book(b, self.segment(node), value)
+    fn book(&self, b: &mut Builder, node: &Node, value: &Value, factor: f64) -> Result<(), Misfit> {
+        self.ledger.borrow_mut().book(b, self.segment(node), value, factor)
     }
 
     fn book_product(&self, b: &mut Builder, node: &Node, x: &Value, dx: &Value) -> Result<(), Misfit> {
-        self.ledger.borrow_mut().book_product(b, self.segment(node), x, dx)
+        self.ledger.borrow_mut().book_product(b, self.segment(node), x, dx, 1.0)
     }
 }
 
