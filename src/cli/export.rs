@@ -51,7 +51,7 @@ enum Which {
     /// `relevance-COMPOSITE.onnx`
     Relevance,
     /// Inputs as of the gradient graph; outputs: `logits`, and for each layer `attention_N` [batch, heads, seq, seq]
-    /// and `attention_N_grad`
+    /// and `attention_N_grad`; neither `cotangent` nor gradients where an operator has no gradient rule
     Attention,
 }
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::{
-    compile::{AttentionDerived, Compiled, Intervention, composite::Composite, narrow, refusal::Refusal},
+    compile::{
+        Compiled, Intervention, attend::AttentionDerived, composite::Composite, narrow, refusal::Refusal,
+    },
     explain::registry::METHODS,
     model::{Manifest, Need, derived, graphs},
     runtime::{Device, Runtime, SharedWeights},
@@ -40,6 +42,10 @@ pub(super) fn run(arguments: &Inspect) -> anyhow::Result<()> {
                 Need::Forward | Need::Words | Need::FillMask => None,
                 Need::Gradient | Need::Relevance => compiled.gradient.as_ref().err(),
                 Need::Attention => compiled.attention.as_ref().err(),
+                Need::AttentionGradient => match &compiled.attention {
+                    Ok(it) => it.gradient.as_ref().err(),
+                    Err(refusal) => Some(refusal),
+                },
                 Need::Embeddings | Need::HiddenStates => compiled.intervention.as_ref().err(),
             })
         }
@@ -86,12 +92,14 @@ fn structure(compiled: &Compiled) {
         Err(refusal) => println!("  interventions   refused, {refusal}"),
     }
     match &compiled.attention {
-        Ok(AttentionDerived { graph, measures }) => println!(
-            "  attention graph {} nodes; measured: logits {:.1e}, slope {:.1e}",
-            graph.nodes.len(),
-            measures.logits,
-            measures.slope
-        ),
+        Ok(AttentionDerived { graph, measures, gradient }) => {
+            let slope = measures.slope.map(|it| format!(", slope {it:.1e}")).unwrap_or_default();
+            let logits = measures.logits;
+            println!("  attention graph {} nodes; measured: logits {logits:.1e}{slope}", graph.nodes.len());
+            if let Err(refusal) = gradient {
+                println!("                  without gradients, {refusal}");
+            }
+        }
         Err(refusal) => println!("  attention graph refused, {refusal}"),
     }
     if let Ok(derived) = &compiled.gradient {

@@ -1,8 +1,9 @@
-//! This file is where the attention graph is derived: attention probabilities become outputs, and so do the
-//! gradients of the weighted logits with respect to them.
+//! This file is where the attention graph is derived: attention probabilities become outputs, and, where rules allow
+//! it, so do the gradients of the weighted logits with respect to them.
 
 mod measure;
 
+use super::Compiled;
 use super::activity::Activity;
 use super::anatomy::Attention;
 use super::builder::Builder;
@@ -11,7 +12,9 @@ use super::cut::{Cut, EMBEDS, LOGITS};
 use super::derive::{self, COTANGENT};
 use super::gradient;
 use super::graph::{Axis, Graph, Names, Node, Port, Tensor, Type, Value};
+use super::measure::Known;
 use super::narrow;
+use super::probe::Evaluate;
 use super::refusal::{Code, Refusal};
 use super::reverse::{Gap, reverse};
 
@@ -28,22 +31,98 @@ pub fn slope(layer: usize) -> Value {
     format!("attention_{layer}_grad").into()
 }
 
+/// An attention graph that was measured and admitted.
+#[derive(Debug, Clone)]
+pub struct AttentionDerived {
+    /// The graph; see [`attention`], or [`reading`] where there are no gradients, for its inputs and outputs.
+    pub graph: Graph,
+    /// What the measurement said.
+    pub measures: Attended,
+    /// Why there are no gradients, unless there are.
+    pub gradient: Result<(), Refusal>,
+}
+
+impl AttentionDerived {
+    /// Derives and measures the graph of `compiled`, or measures one that was made elsewhere. Probabilities alone need
+    /// no rule, and are read where no gradient can be had.
+    ///
+    /// # Errors
+    /// There is no attention, or what was measured of the probabilities.
+    pub fn of(
+        compiled: &Compiled,
+        given: Option<Graph>,
+        known: &Known,
+        evaluate: Evaluate<'_>,
+    ) -> Result<Self, Refusal> {
+        let layers = &compiled.anatomy.attention;
+        let measured = |graph: Graph, gradient: Result<(), Refusal>| {
+            let measures = measure(known, compiled, (&graph, layers.len(), gradient.is_ok()), evaluate)?;
+            Ok(Self { graph, measures, gradient })
+        };
+        let whole = match &given {
+            Some(graph) => Ok(graph.clone()),
+            None => attention(&compiled.forward, layers),
+        };
+        whole.and_then(|graph| measured(graph, Ok(()))).or_else(|refusal| {
+            let graph = match &given {
+                Some(graph) => forward(graph),
+                None => reading(&compiled.forward, layers)?,
+            };
+            measured(graph, Err(refusal))
+        })
+    }
+}
+
+/// The cut graph, the probabilities of all layers among its outputs, without what neither they nor the logits need.
+fn read(cut: &Cut, attention: &[Attention]) -> Result<Cut, Refusal> {
+    if attention.is_empty() {
+        return Err(absent(&cut.graph));
+    }
+    let mut cut = cut.clone();
+    for it in attention {
+        let ty = probabilities_type(&cut, it);
+        cut.graph.outputs.push(Port { value: it.probabilities.clone(), ty });
+    }
+    Ok(narrow::narrow(&cut).map_or(cut, |it| it.0))
+}
+
+/// Derives the graph without gradients, for which no operator needs a rule: inputs as the cut graph's; outputs
+/// [`LOGITS`] and [`probabilities`] for each layer.
+///
+/// # Errors
+/// There is no attention.
+pub fn reading(cut: &Cut, attention: &[Attention]) -> Result<Graph, Refusal> {
+    let Cut { mut graph, .. } = read(cut, attention)?;
+    let own = std::mem::take(&mut graph.outputs);
+    let mut names = graph.names();
+    for port in own {
+        let layer = attention.iter().position(|it| it.probabilities == port.value);
+        let Some(to) = layer.map(probabilities) else {
+            graph.outputs.push(port);
+            continue;
+        };
+        if names.fresh(&to) != to {
+            return Err(taken(&to));
+        }
+        graph.nodes.push(Node::new("Identity", &[port.value], std::slice::from_ref(&to)));
+        graph.outputs.push(Port { value: to, ty: port.ty });
+    }
+    graph.prune();
+    Ok(graph)
+}
+
+fn taken(name: &Value) -> Refusal {
+    Refusal::new(Code::Output, format!("a value of the model is called {name}"))
+}
+
 /// Derives the graph with inputs as the cut graph's and [`COTANGENT`]; outputs [`LOGITS`], [`probabilities`] and
 /// [`slope`] for each layer.
 ///
 /// # Errors
 /// There is no attention, or no gradient reaches it: every node that stands in the way.
 pub fn attention(cut: &Cut, attention: &[Attention]) -> Result<Graph, Refusal> {
-    if attention.is_empty() {
-        return Err(absent(&cut.graph));
-    }
     let logits: Value = LOGITS.into();
-    let mut cut = cut.clone();
-    for it in attention {
-        let ty = probabilities_type(&cut, it);
-        cut.graph.outputs.push(Port { value: it.probabilities.clone(), ty });
-    }
-    let mut cut = narrow::narrow(&cut).map_or(cut, |it| it.0);
+    let mut cut = read(cut, attention)?;
     canonize::recognise(&mut cut.graph, &cut.facts);
     let Activity { values, path } = derive::path(&cut, std::slice::from_ref(&logits))?;
     let cotangent: Value = COTANGENT.into();
@@ -69,7 +148,7 @@ pub fn attention(cut: &Cut, attention: &[Attention]) -> Result<Graph, Refusal> {
         for (from, to) in [(&it.probabilities, probabilities(layer)), (reached, slope(layer))] {
             let value = builder.named("Identity", from, &to);
             if value != to {
-                return Err(Refusal::new(Code::Output, format!("a value of the model is called {to}")));
+                return Err(taken(&to));
             }
             outputs.push(Port { value, ty: ty.clone() });
         }
@@ -104,8 +183,8 @@ pub fn rollout(attention: &Graph) -> Option<Graph> {
     mean_over_heads(&forward(attention), &|_, layer| (probabilities(layer), Vec::new()))
 }
 
-/// The graph with `mean_h (∇A ⊙ A)⁺` of each layer, as [`mixed`], in place of probabilities and gradients. `None` as
-/// for [`rollout`].
+/// The graph with `mean_h (∇A ⊙ A)⁺` of each layer, as [`mixed`], in place of probabilities and gradients, which it
+/// must have. `None` as for [`rollout`].
 pub fn relevance(attention: &Graph) -> Option<Graph> {
     mean_over_heads(attention, &|names, layer| {
         let [product, positive] =

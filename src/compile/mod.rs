@@ -29,7 +29,7 @@ pub mod relevance;
 pub mod reverse;
 
 use anatomy::Anatomy;
-use attend::Attended;
+use attend::AttentionDerived;
 use composite::Composite;
 use cut::Cut;
 use graph::{Axis, Graph, Tensor};
@@ -64,7 +64,7 @@ pub struct Compiled {
     pub gradient: Result<Derived, Refusal>,
     /// The intervention graph, or what stands in its way.
     pub intervention: Result<Intervention, Refusal>,
-    /// The attention graph, or all that stands in its way.
+    /// The attention graph, with gradients where rules allow it, or what stands in its way.
     pub attention: Result<AttentionDerived, Refusal>,
 }
 
@@ -77,15 +77,6 @@ pub struct Given {
     pub intervention: Option<Graph>,
     /// See [`attend::attention`].
     pub attention: Option<Graph>,
-}
-
-/// An attention graph that was measured and admitted.
-#[derive(Debug, Clone)]
-pub struct AttentionDerived {
-    /// The graph; see [`attend::attention`] for its inputs and outputs.
-    pub graph: Graph,
-    /// What the measurement said.
-    pub measures: Attended,
 }
 
 /// An intervention graph that was measured and admitted.
@@ -156,20 +147,12 @@ impl Compiled {
             Some(graph) => Ok(Cut { graph, facts: facts::Facts::default() }),
             None => intervene::intervention(&it.forward, &it.anatomy.hidden_states),
         };
-        let attention = match given.attention {
-            Some(graph) => Ok(graph),
-            None => attend::attention(&it.forward, &it.anatomy.attention),
-        };
         let known = Known::of(&original, &it, hints, evaluate);
         it.intervention = intervention.and_then(|cut| {
             Intervention::of(cut, known.as_ref().map_err(Clone::clone)?, it.raised, evaluate)
         });
-        it.attention = attention.and_then(|graph| {
-            let measured = (&graph, it.anatomy.attention.len());
-            let known = known.as_ref().map_err(Clone::clone)?;
-            let measures = attend::measure(known, &it, measured, evaluate)?;
-            Ok(AttentionDerived { graph, measures })
-        });
+        let known = known.as_ref().map_err(Clone::clone);
+        it.attention = known.and_then(|known| AttentionDerived::of(&it, given.attention, known, evaluate));
         Ok(it)
     }
 

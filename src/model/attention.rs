@@ -1,4 +1,4 @@
-//! Where a model's attention probabilities can be read, and their gradients.
+//! Where a model's attention probabilities can be read, and their gradients, if they can be had.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub struct AttentionGraph {
     pub pooling: Pooling,
     forward: Deferred,
     rollout: Option<Deferred>,
-    gradient: Deferred,
+    gradient: Result<Deferred, Unavailable>,
 }
 
 impl AttentionGraph {
@@ -55,9 +55,17 @@ impl AttentionGraph {
     /// axis, each layer's probabilities and then their gradients. Extras are the embeddings and the cotangent.
     ///
     /// # Errors
-    /// The graph does not open.
+    /// No gradient can be had, or the graph does not open.
     pub fn gradient(&self) -> Result<Arc<Program>, Unavailable> {
-        opened(&self.gradient)
+        self.has_gradient().and_then(opened)
+    }
+
+    /// The graph of [`AttentionGraph::gradient`], opened or not.
+    ///
+    /// # Errors
+    /// No gradient can be had: every node that stands in the way.
+    pub(super) fn has_gradient(&self) -> Result<&Deferred, Unavailable> {
+        self.gradient.as_ref().map_err(Clone::clone)
     }
 }
 
@@ -103,9 +111,12 @@ pub(super) fn attention(
     let forward = defer(&attend::forward(&derived.graph), ProgramKind::Forward, &whole[..1])?;
     let rollout = attend::rollout(&derived.graph);
     let rollout = rollout.map(|it| defer(&it, ProgramKind::Forward, &[attend::mixed])).transpose()?;
-    let gradient = match attend::relevance(&derived.graph) {
-        Some(graph) => defer(&graph, ProgramKind::Gradient, &[attend::mixed])?,
-        None => defer(&derived.graph, ProgramKind::Gradient, &whole)?,
+    let gradient = match &derived.gradient {
+        Err(refusal) => Err(refused(refusal.clone())),
+        Ok(()) => Ok(match attend::relevance(&derived.graph) {
+            Some(graph) => defer(&graph, ProgramKind::Gradient, &[attend::mixed])?,
+            None => defer(&derived.graph, ProgramKind::Gradient, &whole)?,
+        }),
     };
     let (embedded, pooling) = (embedded.clone(), compiled.anatomy.pooling);
     Ok(AttentionGraph { embedded, heads, pooling, forward, rollout, gradient })

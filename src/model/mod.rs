@@ -96,6 +96,7 @@ impl Model {
             Need::Gradient => self.gradient().map(|_| ()),
             Need::Relevance => self.relevance.as_ref().map(|_| ()).map_err(Clone::clone),
             Need::Attention => self.attention().map(|_| ()),
+            Need::AttentionGradient => self.attention()?.has_gradient().map(|_| ()),
             Need::Embeddings => self.intervention().map(|_| ()),
             Need::HiddenStates => match self.intervention()?.widths.is_empty() {
                 true => Err(intervention::no_layers()),

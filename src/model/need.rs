@@ -15,8 +15,10 @@ pub enum Need {
     Embeddings,
     /// Logits from a hidden state.
     HiddenStates,
-    /// Attention probabilities and their gradients.
+    /// Attention probabilities.
     Attention,
+    /// Attention probabilities and their gradients.
+    AttentionGradient,
     /// The word embedding's table.
     Words,
     /// A companion masked language model.
@@ -32,6 +34,7 @@ impl Need {
             Self::Forward | Self::FillMask => false,
             Self::Gradient
             | Self::Attention
+            | Self::AttentionGradient
             | Self::Embeddings
             | Self::HiddenStates
             | Self::Words

@@ -1,10 +1,12 @@
 //! Attention probabilities: against PyTorch's, out of fused exports too, and what is refused.
 
+use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use explaind::compile::{self, graph::Node};
 use explaind::explain::{Arrival, ExplainError, ExplainRequest, House, explain, registry};
-use explaind::model::Model;
+use explaind::model::{Model, graphs};
 use explaind::runtime::{Cancel, Extra, Row};
 use serde_json::{Value, json};
 
@@ -91,6 +93,58 @@ fn a_model_without_attention_refuses_with_the_reason() {
             assert!(missing.reason.contains("no attention"), "{}", missing.reason);
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// A BERT of the zoo, what each attention reads passed through an operator that changes nothing and has no rule.
+fn without_rule(folder: &Path) {
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/public/bert-legacy17-eager");
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(zoo.join(file), folder.join(file)).expect("a file of the zoo");
+    }
+    let mut graph = graphs::read(&zoo.join("model.onnx")).expect("a graph");
+    let softmax: Vec<_> =
+        graph.nodes.iter().filter(|it| it.is("Softmax")).map(|it| it.outputs[0].clone()).collect();
+    for (layer, probabilities) in softmax.iter().enumerate() {
+        let reads = |it: &Node| it.is("MatMul") && it.inputs[0] == *probabilities;
+        let place = graph.nodes.iter().position(reads).expect("values to be weighed");
+        let passed = format!("passed_{layer}");
+        let values = std::mem::replace(&mut graph.nodes[place].inputs[1], passed.as_str().into());
+        // y = x/(1 + αx²)^β is x, when α is as small.
+        let node = Node::new("LRN", &[values], &[passed.as_str().into()]);
+        graph.nodes.insert(place, node.with("size", 1).with("alpha", 1e-30_f32));
+    }
+    fs::write(folder.join("model.onnx"), compile::write(&graph)).expect("a file");
+}
+
+#[test]
+fn probabilities_need_no_gradient_rule() {
+    let folder = tempfile::tempdir().expect("a folder");
+    without_rule(folder.path());
+    let bare = house("bare", folder.path());
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/public/bert-legacy17-eager");
+    let whole = house("whole", &zoo);
+    let scores = |house: &House, slug: &str| -> Vec<f64> {
+        let answer =
+            ask(house, slug, "t155 t64 t89 t60 t153 t51").unwrap_or_else(|it| panic!("{slug}: {it:?}"));
+        let scores = answer["attributions"].as_array().expect("a list").iter();
+        scores.map(|it| it["score"].as_f64().expect("a number")).collect()
+    };
+    for slug in ["attention", "attention-rollout"] {
+        let (found, wanted) = (scores(&bare, slug), scores(&whole, slug));
+        assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-6), "{slug}: {found:?} {wanted:?}");
+    }
+    for slug in ["attention-relevance", "saliency", "lrp"] {
+        match ask(&bare, slug, "t155 t64 t89 t60 t153 t51") {
+            Err(ExplainError::Unavailable(missing)) => {
+                let named = missing.operators.iter().filter(|it| it.starts_with("LRN")).count();
+                assert_eq!(
+                    (missing.method.as_deref(), missing.code.as_str(), named),
+                    (Some(slug), "operator", 2)
+                );
+            }
+            other => panic!("{slug}: {other:?}"),
+        }
     }
 }
 

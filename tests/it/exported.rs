@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use explaind::{
     compile::{self, composite::Composite, onnx::note::with_note},
     model::{
-        Manifest, Model, OpenSettings,
+        Manifest, Model, Need, OpenSettings,
         derived::{self, DIGEST_KEY},
         graphs,
         relevance::{SUBSTITUTIONS_KEY, file_name},
@@ -154,6 +154,14 @@ fn an_attention_graph_that_was_written_is_used_and_a_wrong_one_is_not_offered() 
         for output in &mut node.outputs {
             *output = swap(output).replace("swap", "attention_1_grad").as_str().into();
         }
+    }
+    write(&attention);
+    let model = open();
+    assert_eq!(model.allows(Need::AttentionGradient).err().map(|it| it.code).as_deref(), Some("measured"));
+    assert!(model.allows(Need::Attention).is_ok(), "the probabilities are right");
+    // Rows that do not sum to one.
+    for node in attention.nodes.iter_mut().filter(|it| &*it.outputs[0] == "attention_0") {
+        node.op = "Neg".into();
     }
     write(&attention);
     assert_eq!(open().attention.err().map(|it| it.code).as_deref(), Some("measured"));

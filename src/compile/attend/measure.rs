@@ -19,8 +19,8 @@ pub struct Attended {
     /// Largest difference of a row's sum from one.
     pub rows: f64,
     /// Difference between central differences and gradient along the gradient's own direction, in parts of the
-    /// latter's length; of the best step.
-    pub slope: f64,
+    /// latter's length; of the best step. `None` where there are no gradients.
+    pub slope: Option<f64>,
 }
 
 /// Above these, the graph is not offered.
@@ -32,14 +32,15 @@ const SLOPE_BOUND: f64 = 0.005;
 /// How far probabilities are moved along the gradient's direction, in parts of their own length.
 const STEPS: [f64; 4] = [6.25e-5, 2.5e-4, 1e-3, 4e-3];
 
-/// Measures the attention graph `derived` of `compiled`, with `layers` layers, against what is known of the model.
+/// Measures the attention graph `derived` of `compiled`, with `layers` layers and with gradients or without, against
+/// what is known of the model.
 ///
 /// # Errors
 /// The graph does not run, or is wrong.
 pub fn measure(
     known: &Known,
     compiled: &Compiled,
-    (derived, layers): (&Graph, usize),
+    (derived, layers, with_gradient): (&Graph, usize, bool),
     evaluate: Evaluate<'_>,
 ) -> Result<Attended, Refusal> {
     let wrong = |reason: String| Err(Refusal::new(Code::Measured, reason));
@@ -52,7 +53,9 @@ pub fn measure(
     let rows = known.rows;
     let dims = [rows, known.logits.len() / rows];
     let mut batch = known.embedded();
-    batch.push((COTANGENT.into(), Tensor::from_f64(known.embeds.element(), &dims, &cotangent)));
+    if with_gradient {
+        batch.push((COTANGENT.into(), Tensor::from_f64(known.embeds.element(), &dims, &cotangent)));
+    }
     let outputs = run(derived, &[batch])?.swap_remove(0);
     let of = |name: &str| {
         let place = derived.outputs.iter().position(|it| &*it.value == name);
@@ -65,17 +68,20 @@ pub fn measure(
         ..Attended::default()
     };
     let weights: Vec<Tensor> = (0..layers).map(|it| of(&probabilities(it))).collect::<Result<_, _>>()?;
-    let slopes: Vec<Tensor> = (0..layers).map(|it| of(&slope(it))).collect::<Result<_, _>>()?;
-    for (layer, (weights, slopes)) in weights.iter().zip(&slopes).enumerate() {
+    for weights in &weights {
         let length = weights.dims().last().copied().unwrap_or(1).max(1);
-        if weights.dims() != slopes.dims() {
-            return wrong(format!("probabilities and gradients of layer {layer} have different shapes"));
-        }
         for row in floats(weights).chunks(length) {
             measures.rows = measures.rows.max((row.iter().sum::<f64>() - 1.0).abs());
         }
     }
-    measures.slope = moved(compiled, known, &cotangent, &weights, &slopes, &run)?;
+    if with_gradient {
+        let slopes: Vec<Tensor> = (0..layers).map(|it| of(&slope(it))).collect::<Result<_, _>>()?;
+        let odd = weights.iter().zip(&slopes).position(|(weights, slopes)| weights.dims() != slopes.dims());
+        if let Some(layer) = odd {
+            return wrong(format!("probabilities and gradients of layer {layer} have different shapes"));
+        }
+        measures.slope = Some(moved(compiled, known, &cotangent, &weights, &slopes, &run)?);
+    }
     let bound = if compiled.raised { HALF_LOGITS_BOUND } else { LOGITS_BOUND };
     // Written so that a NaN is refused, too.
     let within = |value: f64, bound: f64| value <= bound;
@@ -86,8 +92,7 @@ pub fn measure(
     if !within(measures.rows, ROWS_BOUND) {
         return wrong(format!("a row of attention sums to one but for {:.1e}", measures.rows));
     }
-    if !within(measures.slope, SLOPE_BOUND) {
-        let off = measures.slope;
+    if let Some(off) = measures.slope.filter(|&it| !within(it, SLOPE_BOUND)) {
         return wrong(format!("the gradient of attention is off by {off:.1e} from central differences"));
     }
     Ok(measures)

@@ -27,7 +27,7 @@ static ATTENTION_RELEVANCE: Typed<AttentionRelevance> = Typed {
                   the score; never negative. The read position's own score holds the 1 that it starts with.",
         reference: "Chefer, Gur and Wolf (2021), Generic Attention-model Explainability, ICCV, arXiv:2103.15679",
         output: Output::Logit,
-        needs: &[Need::Attention],
+        needs: &[Need::AttentionGradient],
         stops_early: false,
         example: "{}",
     },
