@@ -43,9 +43,11 @@ impl Ledger {
             return Ok(());
         }
         let (shape, wide) = (b.shape(x), b.shape(dx));
-        if finite && shape.len() == 1 && wide.len() > 2 && wide.last() == shape.last() {
-            // A product of matrix and vector reads its operand once.
-            let partial = b.matvec(dx, x);
+        let batch = b.shape(EMBEDS)[0];
+        if finite && shape.len() == 1 && wide.len() > 2 && wide.last() == shape.last() && wide[0] == batch {
+            // Positions first: a product of matrix and vector is slow for what it reads.
+            let summed = b.reduce_sum(dx, &(1..wide.len() - 1).collect::<Vec<_>>(), false);
+            let partial = b.matvec(&summed, x);
             let partial = if factor == 1.0 { partial } else { b.scale(&partial, factor) };
             self.put(b, segment, partial);
             return Ok(());

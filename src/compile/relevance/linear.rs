@@ -141,17 +141,17 @@ impl Layer<'_> {
             }
             None => q,
         };
-        let r = b.mul(self.y(), dy);
-        let (zero, none) = (b.scalar(0.0), b.scalar(f64::INFINITY));
-        let floor = b.scale(&sizes, 2.0 * NONE);
-        let mut absorbed = Vec::new();
-        // `R` by twice the contributions of one sign, nothing where these are rounding; `weight` of it counts.
+        let (r, element) = (b.mul(self.y(), dy), b.fact(dy).element);
+        let (tiny, floor) = (b.scalar(TINY), b.scale(&sizes, 2.0 * NONE));
+        let mut absorbed = vec![Absorbed::Sum(r.clone(), alpha - beta)];
+        // `R` by twice the contributions of one sign, nothing where these are rounding; `weight` of it counts. A mask is
+        // multiplied: ONNX Runtime's Where takes several times as long.
         let mut share = |b: &mut Builder, twice: &Value, weight: f64, sign: f64| {
             let some = b.compare("Greater", twice, &floor);
-            let safe = b.select(&some, twice, &none);
-            let share = b.div(&r, &safe);
-            let lost = b.select(&some, &zero, &r);
-            absorbed.push(Absorbed::Sum(lost, weight * sign));
+            let some = b.cast(&some, element);
+            let (kept, safe) = (b.mul(&r, &some), b.binary("Max", twice, &tiny));
+            let share = b.div(&kept, &safe);
+            absorbed.push(Absorbed::Sum(kept, -weight * sign));
             if let Some(offset) = counted {
                 let own = mapped(b, offset, &|it| weight * (it + sign * it.abs()), |b, it| {
                     let (size, weight) = (b.unary("Abs", it), b.scalar(weight));
