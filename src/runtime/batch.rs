@@ -18,48 +18,67 @@ const SMALLEST_CHUNK: usize = 96;
 /// At most this share of a chunk's computed tokens may be padding.
 const MOST_PADDING: f64 = 0.04;
 
-/// Groups rows of the given lengths into chunks of row indices, longest rows first.
+/// Groups rows of the given lengths into chunks of row indices, such that the workers finish together: every worker
+/// gets as many chunks as the others, of about one size, the largest first.
 ///
 /// Rows of one length go together; neighbouring lengths share a chunk only while padding stays below 4 %,
 /// and never where the model cannot pad.
 pub fn plan(lengths: &[usize], padding: Padding, batching: Batching) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&row| std::cmp::Reverse(lengths[row]));
-    let budget = budget(lengths, batching);
+    let mut left: usize = lengths.iter().sum();
+    let shares = shares(lengths, batching);
 
-    let mut chunks: Vec<Vec<usize>> = Vec::new();
-    let (mut longest, mut tokens) = (0, 0);
+    let mut chunks: Vec<Chunk> = Vec::new();
     for row in order {
         let length = lengths[row];
-        let open = chunks.last_mut().filter(|chunk| {
-            let computed = longest * (chunk.len() + 1);
-            let padded = 1.0 - (tokens + length) as f64 / computed.max(1) as f64;
-            let mates = length == longest || (padding != Padding::Never && padded <= MOST_PADDING);
-            mates && computed <= budget
-        });
-        match open {
-            Some(chunk) => chunk.push(row),
-            None => {
-                chunks.push(vec![row]);
-                (longest, tokens) = (length, 0);
+        match chunks.last_mut() {
+            Some(open) if open.takes(length, padding, batching.chunk_tokens) => open.rows.push(row),
+            _ => {
+                let share = left / shares.saturating_sub(chunks.len()).max(1);
+                let share = share.max(SMALLEST_CHUNK);
+                chunks.push(Chunk { rows: vec![row], longest: length, tokens: 0, share });
             }
         }
-        tokens += length;
+        if let Some(open) = chunks.last_mut() {
+            open.tokens += length;
+        }
+        left -= length;
     }
-    chunks
+    chunks.sort_by_key(|chunk| std::cmp::Reverse(chunk.computed(chunk.rows.len())));
+    chunks.into_iter().map(|chunk| chunk.rows).collect()
 }
 
-/// Tokens of a chunk such that every worker gets as many chunks as the others, of about one size: a worker with
-/// nothing left to do waits for the last chunk of another.
-fn budget(lengths: &[usize], batching: Batching) -> usize {
-    let Batching { chunk_tokens, workers } = batching;
-    let total: usize = lengths.iter().sum();
-    let longest = lengths.iter().copied().max().unwrap_or(0);
-    let workers = workers.max(1);
-    let waves = total.div_ceil(chunk_tokens.max(1) * workers).max(1);
-    let share = total.div_ceil(waves * workers);
-    // A row is not divided: a share that ends inside of one includes it.
-    (share + longest.saturating_sub(1)).max(SMALLEST_CHUNK).min(chunk_tokens).max(1)
+/// Chunks of as many whole rows as fit, rounded up to as many for every worker.
+fn shares(lengths: &[usize], batching: Batching) -> usize {
+    let workers = batching.workers.max(1);
+    let mean = lengths.iter().sum::<usize>().div_ceil(lengths.len().max(1)).max(1);
+    let rows = (batching.chunk_tokens / mean).max(1);
+    lengths.len().div_ceil(rows * workers).max(1) * workers
+}
+
+/// A chunk that rows are put into, from long ones to short ones.
+struct Chunk {
+    rows: Vec<usize>,
+    longest: usize,
+    /// Of its rows, without padding.
+    tokens: usize,
+    /// Tokens that it should come nearest to.
+    share: usize,
+}
+
+impl Chunk {
+    /// Tokens that a run of so many rows computes.
+    fn computed(&self, rows: usize) -> usize {
+        self.longest * rows
+    }
+
+    fn takes(&self, length: usize, padding: Padding, most: usize) -> bool {
+        let computed = self.computed(self.rows.len() + 1);
+        let padded = 1.0 - (self.tokens + length) as f64 / computed.max(1) as f64;
+        let mates = length == self.longest || (padding != Padding::Never && padded <= MOST_PADDING);
+        mates && computed <= most && self.tokens + length / 2 <= self.share
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +98,7 @@ mod tests {
     #[test]
     fn workers_get_equal_shares_of_a_large_request() {
         let chunks = plan(&[32; 50], Padding::Right(0), Batching { chunk_tokens: 512, workers: 2 });
-        assert_eq!(chunks.iter().map(Vec::len).collect::<Vec<_>>(), [13, 13, 13, 11]);
+        assert_eq!(chunks.iter().map(Vec::len).collect::<Vec<_>>(), [13, 13, 12, 12]);
     }
 
     #[test]
@@ -97,10 +116,22 @@ mod tests {
     #[test]
     fn a_model_without_padding_gets_equal_lengths_only() {
         let chunks = plan(&[100, 101, 100], Padding::Never, ONE);
-        assert_eq!(chunks, [vec![1], vec![0, 2]]);
+        assert_eq!(chunks, [vec![0, 2], vec![1]]);
     }
 
     proptest! {
+        #[test]
+        fn workers_finish_within_a_row_of_each_other(
+            length in 100usize..260, rows in 1usize..200, workers in 1usize..5,
+        ) {
+            let chunks = plan(&vec![length; rows], Padding::Never, Batching { chunk_tokens: 520, workers });
+            let mut done = vec![0; workers];
+            for chunk in chunks {
+                *done.iter_mut().min().unwrap() += chunk.len();
+            }
+            prop_assert!(done.iter().max().unwrap() - done.iter().min().unwrap() <= 1, "{done:?}");
+        }
+
         #[test]
         fn every_row_is_in_one_chunk_and_little_is_padding(
             lengths in prop::collection::vec(1usize..300, 1..200), workers in 1usize..5,
