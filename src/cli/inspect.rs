@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
 use clap::Args;
 
 use crate::{
     compile::{
-        Compiled, Intervention, attend::AttentionDerived, composite::Composite, narrow, refusal::Refusal,
+        Compiled, Intervention, attend::AttentionDerived, composite::Composite, graph::Graph, narrow,
+        refusal::Refusal,
     },
     explain::registry::METHODS,
     model::{Manifest, Need, derived, graphs},
@@ -24,15 +26,9 @@ pub(super) struct Inspect {
 pub(super) fn run(arguments: &Inspect) -> anyhow::Result<()> {
     let runtime = Runtime::load(Device::Cpu, 1)?;
     let manifest = Manifest::read(&arguments.folder, None)?;
+    let graph = graph(&manifest)?;
     println!("{}", manifest.graph.display());
     println!("  sha-256         {}", manifest.digest()?);
-    let graph = match graphs::read(&manifest.graph) {
-        Ok(graph) => graph,
-        Err(reason) => {
-            println!("  graph           not read: {reason}");
-            return methods(|_| None);
-        }
-    };
     println!("  nodes           {}", graph.nodes.len());
     println!("  opset           {}", graph.opset());
     match derived::compile(graph, &runtime, &SharedWeights::default(), &manifest) {
@@ -51,6 +47,7 @@ pub(super) fn run(arguments: &Inspect) -> anyhow::Result<()> {
         }
         Err(refusal) => methods(|need| need.is_derived().then_some(&refusal)),
     }
+    Ok(())
 }
 
 fn structure(compiled: &Compiled) {
@@ -121,7 +118,7 @@ fn structure(compiled: &Compiled) {
     }
 }
 
-fn methods<'a>(obstacle: impl Fn(Need) -> Option<&'a Refusal>) -> anyhow::Result<()> {
+fn methods<'a>(obstacle: impl Fn(Need) -> Option<&'a Refusal>) {
     if let Some(refusal) = obstacle(Need::Gradient) {
         println!("  gradient graph  refused, {refusal}");
         for gap in &refusal.gaps {
@@ -134,13 +131,17 @@ fn methods<'a>(obstacle: impl Fn(Need) -> Option<&'a Refusal>) -> anyhow::Result
         let works = about.needs.iter().all(|&need| obstacle(need).is_none());
         println!("  {} {}", if works { "yes" } else { "no " }, about.slug);
     }
-    Ok(())
+}
+
+/// The folder's graph; of one that cannot be read nothing is known, the methods neither.
+fn graph(manifest: &Manifest) -> anyhow::Result<Graph> {
+    graphs::read(&manifest.graph)
+        .map_err(|reason| anyhow!("{} cannot be read: {reason}", manifest.graph.display()))
 }
 
 /// Used by `export` too: the folder's compiled model.
 pub(super) fn compiled(folder: &Path) -> anyhow::Result<Compiled> {
     let runtime = Runtime::load(Device::Cpu, 1)?;
     let manifest = Manifest::read(folder, None)?;
-    let graph = graphs::read(&manifest.graph).map_err(anyhow::Error::msg)?;
-    Ok(derived::compile(graph, &runtime, &SharedWeights::default(), &manifest)?)
+    Ok(derived::compile(graph(&manifest)?, &runtime, &SharedWeights::default(), &manifest)?)
 }

@@ -12,6 +12,7 @@ mod conservation;
 mod engine;
 mod evaluate;
 mod exported;
+mod inspect;
 mod intervention;
 mod invariance;
 mod laws;
