@@ -1,4 +1,4 @@
-//! The service's numbers, one section a run: `cargo bench --bench service -- [numbers|states|settings|soak] [--quick]`.
+//! The service's numbers, one section a run: `cargo bench --bench service -- [numbers|states|settings|soak|samples] [--quick]`.
 //!
 //! `derive FOLDER` tells what deriving a model's gradient costs; `pass FOLDER` serves `benches/peers`;
 //! `faithfulness FILE` compares explanations on the sentences of a file.
@@ -70,6 +70,8 @@ fn main() -> anyhow::Result<()> {
     if wanted("soak") {
         soak::soak(&model, rounds(10_000) as u64);
         println!();
+    }
+    if wanted("samples") {
         table(&["what", "measured", "target", "met"]);
         soak::lime(&model, rounds(5_000));
         println!();

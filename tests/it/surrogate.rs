@@ -1,29 +1,46 @@
 //! The surrogate family on the bundled model: against stored references, against itself, and on bad input.
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use explaind::{
     explain::{
-        Arrival, ExplainAnswer, ExplainError, ExplainRequest, Explanation, Limits, Misfit, explain_within,
-        registry,
+        Arrival, ExplainAnswer, ExplainError, ExplainRequest, Explanation, House, Limits, Misfit,
+        explain_within, registry,
     },
-    runtime::Cancel,
+    model::{Entry, Model, OpenSettings, Shelf},
+    runtime::{Cancel, Scheduler, SchedulerSettings},
 };
 use serde_json::{Value, json};
 
-use crate::support::bundled;
+use crate::support::{bundled, open_settings};
 
 const TEXT: &str = "A warm, funny and quietly moving film.";
 const TWELVE: &str = "The plot isn't good, it drags and the scenes feel stale";
 const LONG: &str = "The director piles one cliché on another until the story, such as it was, simply suffocates \
                     under them, and nobody in the theatre seemed to mind very much that evening.";
 
+/// Those that draw, and those that need not.
+const FAMILY: [&str; 8] = [
+    "lime",
+    "kernel-shap",
+    "permutation-shap",
+    "exact-shap",
+    "partition-shap",
+    "trans-shap",
+    "decision-tree",
+    "anchors",
+];
+
 fn ask(slug: &str, body: Value) -> Result<ExplainAnswer, ExplainError> {
+    ask_of(bundled(), slug, body)
+}
+
+fn ask_of(house: &House, slug: &str, body: Value) -> Result<ExplainAnswer, ExplainError> {
     let request: ExplainRequest = serde_json::from_value(body).expect("a well-formed request");
     let arrival = Arrival { id: "surrogate".into(), at: Instant::now(), cancel: Cancel::default() };
     let limits = Limits { max_passes: 1_000_000, ..Limits::default() };
     let method = registry::find(slug).expect("a listed method");
-    explain_within(bundled(), &limits, method, &request, &arrival)
+    explain_within(house, &limits, method, &request, &arrival)
 }
 
 #[track_caller]
@@ -217,5 +234,89 @@ fn a_text_of_one_feature_gives_it_everything() {
     }
     for slug in ["lime", "decision-tree", "anchors"] {
         assert_eq!(scores(&explanation(slug, of("Dull", json!({})))).len(), 1, "{slug}");
+    }
+}
+
+#[test]
+fn threads_and_batches_change_nothing_and_the_generator_is_named() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sst2");
+    let model = Model::open("sst2", &folder, &OpenSettings { workers: 1, ..open_settings() }).unwrap();
+    let mut models = Shelf::default();
+    models.put("sst2", Entry::Ready(model.into()));
+    let scheduler =
+        Scheduler::start(SchedulerSettings { workers: 1, chunk_tokens: 70, budget: u64::MAX / 2 });
+    let small = House { models, scheduler, limits: Limits::default() };
+    for slug in FAMILY.into_iter().filter(|&it| it != "exact-shap") {
+        let body = || {
+            let mut body = of(TWELVE, json!({ "samples": 800 }));
+            body["seed"] = json!(11);
+            body
+        };
+        let mut usual = ask(slug, body()).unwrap();
+        let mut other = ask_of(&small, slug, body()).unwrap();
+        assert_eq!((usual.generator, usual.usage.forward_passes), ("chacha8", other.usage.forward_passes));
+        let (usual, other) = (usual.results.remove(0), other.results.remove(0));
+        let (usual, other) = (scores(&usual.explanations[0]), scores(&other.explanations[0]));
+        for (usual, other) in usual.iter().zip(&other) {
+            assert!((usual - other).abs() < 1e-3 * usual.abs().max(0.1), "{slug}: {usual} {other}");
+        }
+    }
+}
+
+#[test]
+fn every_unit_of_text_every_output_and_pairs_are_explained() {
+    let text = "A warm film. It moved me.";
+    let spans = json!({ "spans": [[0, 6], [7, 12], [13, 25]] });
+    let units = [(json!("token"), 8), (json!("word"), 8), (json!("sentence"), 2), (spans, 3)];
+    let pair = json!({ "text": text, "text_pair": "Go." });
+    for slug in FAMILY {
+        for (unit, count) in &units {
+            for (output, inputs, more) in
+                [("logit", json!(text), 0), ("log_odds", json!(text), 0), ("probability", pair.clone(), 1)]
+            {
+                let ends = match unit.as_str() {
+                    Some("token" | "word") => 2 * more,
+                    Some(_) => more,
+                    None => 0,
+                };
+                let body = json!({ "inputs": inputs, "granularity": unit, "output": output });
+                let found = explanation(slug, body);
+                assert_eq!(scores(&found).len(), count + ends, "{slug} {unit} {output}");
+                let Some(base) = found.base_value else { continue };
+                let sum: f64 = scores(&found).iter().sum();
+                assert!((sum - (found.value - base)).abs() < 1e-5, "{slug} {unit} {output}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_perturbed_text_is_evaluated_once() {
+    // Of three words there are eight subsets; the text itself was evaluated for its prediction.
+    for slug in ["lime", "decision-tree", "anchors", "exact-shap", "kernel-shap", "permutation-shap"] {
+        let parameters = if slug == "exact-shap" { json!({}) } else { json!({ "samples": 2_000 }) };
+        let usage = ask(slug, of("A warm film", parameters)).unwrap().usage;
+        assert!(usage.forward_passes <= 8 && usage.reused_passes > 0, "{slug}: {usage:?}");
+    }
+}
+
+#[test]
+fn a_linear_surrogate_says_how_well_it_fits() {
+    let mut body = of(TWELVE, json!({ "samples": 500 }));
+    body["output"] = json!("probability");
+    let found = explanation("lime", body);
+    let number = |name: &str| found.evidence[name].as_f64().unwrap();
+    let sum: f64 = scores(&found).iter().sum();
+    assert!((number("intercept") + sum - number("local_prediction")).abs() < 1e-9);
+    assert!((number("local_prediction") - found.value - number("local_error")).abs() < 1e-9);
+    assert!((0.2..=1.0).contains(&number("r_squared")));
+    assert_eq!(found.evidence["evaluations"], json!(500));
+}
+
+#[test]
+fn a_text_without_features_is_refused() {
+    for slug in FAMILY {
+        let it = misfit(slug, of("  \n ", json!({})));
+        assert!(it.pointer.starts_with("/inputs"), "{slug}: {it:?}");
     }
 }

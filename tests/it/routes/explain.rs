@@ -137,6 +137,29 @@ async fn all_misfits_of_the_schema_are_told_at_once() {
 }
 
 #[tokio::test]
+async fn samples_and_shares_outside_of_their_limits_are_pointed_at_with_the_limit() {
+    let bounds = [("samples", json!(0), "minimum"), ("samples", json!(200_001), "200000")];
+    let shares = [("threshold", json!(0), "0"), ("threshold", json!(1), "1")];
+    for slug in [
+        "lime",
+        "kernel-shap",
+        "permutation-shap",
+        "partition-shap",
+        "trans-shap",
+        "decision-tree",
+        "anchors",
+    ] {
+        let shares = if slug == "anchors" { &shares[..] } else { &[] };
+        for (name, value, said) in bounds.iter().chain(shares) {
+            let body = json!({ "inputs": REVIEW, "parameters": { *name: value } });
+            let refusal = Service::bundled().post(&format!("/explain/{slug}"), body).await.refusal();
+            assert!(refusal.contains(&format!("/parameters/{name}")), "{slug}: {refusal}");
+            assert!(refusal.starts_with("422") && refusal.contains(said), "{slug}: {refusal}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn no_input_and_too_many_are_refused() {
     let told = refusal(json!({ "inputs": [] })).await;
     assert!(told.starts_with("422 invalid-request\n  /inputs: "), "{told}");
