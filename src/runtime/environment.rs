@@ -77,13 +77,19 @@ impl Runtime {
 }
 
 /// Lets the C library keep up to 64 MiB of what a run gave back. By its defaults every large tensor of a run is
-/// mapped, zeroed page by page and unmapped again: about a sixth of a gradient pass (`benches/README.md`).
+/// mapped, zeroed page by page and unmapped again: about a sixth of a gradient pass (`benches/README.md`). And lets
+/// threads share arenas beyond two more than there are cores: each keeps what it was once given.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
 fn keep_freed_memory() {
     const MIB: libc::c_int = 1 << 20;
-    let settings =
-        [(libc::M_MMAP_THRESHOLD, 32 * MIB), (libc::M_TRIM_THRESHOLD, 64 * MIB), (libc::M_TOP_PAD, 32 * MIB)];
+    let arenas = libc::c_int::try_from(super::granted_cores() + 2).unwrap_or(libc::c_int::MAX);
+    let settings = [
+        (libc::M_MMAP_THRESHOLD, 32 * MIB),
+        (libc::M_TRIM_THRESHOLD, 64 * MIB),
+        (libc::M_TOP_PAD, 32 * MIB),
+        (libc::M_ARENA_MAX, arenas),
+    ];
     for (parameter, value) in settings {
         // SAFETY: mallopt takes two plain numbers and may be called at any time; a value it does not take is refused
         // with 0 and changes nothing.

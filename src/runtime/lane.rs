@@ -86,7 +86,7 @@ impl Lane {
     pub fn evaluate(&self, program: &Arc<Program>, rows: Vec<Row>) -> Result<Vec<RowOut>, Stop> {
         let mut answers: Vec<Option<RowOut>> = rows.iter().map(|_| None).collect();
         let batch = self.submit(program, rows);
-        self.collect(program, batch, |place, out| answers[place] = Some(out))?;
+        self.collect(program, batch, |place, out| answers[place] = Some(moved(out)))?;
         Ok(answers.into_iter().flatten().collect())
     }
 
@@ -233,6 +233,14 @@ impl Drop for Lane {
     fn drop(&mut self) {
         self.shared.release(self.id);
     }
+}
+
+/// The answer in memory of the calling thread, if it is small. A worker's memory is one of large tensors that come and
+/// go; a few bytes that stay in the place of one leave a gap that the next does not fit into, and with thousands of
+/// rows the gaps add up to gigabytes.
+fn moved(out: RowOut) -> RowOut {
+    const SMALL: usize = 4096;
+    if out.values.iter().map(Vec::len).sum::<usize>() > SMALL { out } else { out.clone() }
 }
 
 /// Rows that were handed over together.
