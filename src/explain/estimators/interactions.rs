@@ -213,7 +213,7 @@ impl Kernel {
 }
 
 /// A generalised least squares fit: unpenalised trend, correlated residuals.
-struct Fitted {
+pub(super) struct Fitted {
     /// Restricted log likelihood, up to a constant; the variance profiled out.
     likelihood: f64,
     trend: Vec<f64>,
@@ -230,8 +230,9 @@ struct Fitted {
 const CERTAIN: f64 = 1e-9;
 
 impl Fitted {
-    /// The last row is the certain one.
-    fn new(covariance: &Mat<f64>, rows: &Mat<f64>, g: &[f64], noise: f64) -> Option<Self> {
+    /// Fits `g` of the rows of `rows`, which are the trend's regressors; the last row is the certain one. None where the
+    /// covariance is not positive definite.
+    pub(super) fn new(covariance: &Mat<f64>, rows: &Mat<f64>, g: &[f64], noise: f64) -> Option<Self> {
         let (count, players) = (rows.nrows(), rows.ncols());
         let mut noisy = covariance.clone();
         for k in 0..count {
@@ -269,6 +270,33 @@ impl Fitted {
             whitened,
             gram,
         })
+    }
+
+    /// How probable the worths are under it, for comparison with another fit to the same rows.
+    pub(super) fn likelihood(&self) -> f64 {
+        self.likelihood
+    }
+
+    /// The posterior mean and covariance of linear functionals of the function: `of_trend` is what each (a column)
+    /// gives for each regressor, `with` its covariance with each row, `prior` that between two of them.
+    pub(super) fn functional(
+        &self,
+        of_trend: &Mat<f64>,
+        with: &Mat<f64>,
+        prior: &dyn Fn(usize, usize) -> f64,
+    ) -> (Vec<f64>, Mat<f64>) {
+        let mean = |which: usize| {
+            let trend: f64 = self.trend.iter().enumerate().map(|(row, it)| of_trend[(row, which)] * it).sum();
+            trend + self.weights.iter().enumerate().map(|(row, it)| with[(row, which)] * it).sum::<f64>()
+        };
+        let white = self.covariance.half_solve(with);
+        let explained = self.whitened.transpose() * &white;
+        let open = of_trend - &explained;
+        let (seen, trend) = (white.transpose() * &white, open.transpose() * &self.gram.solve(&open));
+        let count = with.ncols();
+        let spread =
+            Mat::from_fn(count, count, |a, b| self.variance * (prior(a, b) - seen[(a, b)] + trend[(a, b)]));
+        ((0..count).map(mean).collect(), spread)
     }
 
     fn values(&self, kernel: &Kernel, rows: &Mat<f64>) -> Vec<f64> {

@@ -5,7 +5,9 @@ use faer::Mat;
 use super::budget::{Ended, EstimateError, Run, check_tolerance, checkpoints, evaluate};
 use super::game::{Coalition, Game};
 use super::gram::Gram;
+use super::kernel_shap::Regression;
 use super::linalg::solve_symmetric;
+use super::neighbourhood::{Belief, Neighbourhood};
 pub use super::presence::WIDTH;
 use super::presence::{self, Draw};
 pub use super::selection::Selection;
@@ -22,6 +24,8 @@ pub struct Lime {
     pub width: f64,
     /// How features are selected, and how many.
     pub selection: Selection,
+    /// Whether the fit is to the rows drawn, or to what they tell of all that could be drawn.
+    pub regression: Regression,
     /// Features that may have a weight, where [`Lime::selection`] selects.
     pub features: usize,
     /// Which rows are drawn.
@@ -38,8 +42,10 @@ const FIRST_LOOK: usize = 256;
 pub struct LinearSurrogate {
     /// What presence of each player adds; zero for those not selected.
     pub coefficients: Vec<f64>,
-    /// Standard errors of the coefficients over draws of the sample (sandwich formula).
+    /// Standard errors of the coefficients over draws of the sample (sandwich formula), or those of the process.
     pub standard_errors: Vec<f64>,
+    /// Whether a process over interactions was fitted.
+    pub interactions: bool,
     /// The surrogate's value where every player is absent.
     pub intercept: f64,
     /// The weighted share of variance that the surrogate explains.
@@ -110,7 +116,11 @@ pub fn fit(rows: &[Coalition], weights: &[f64], values: &[Vec<f64>], options: &L
     let gram = Gram::of(players, rows.iter().zip(weights.iter().copied()));
     let centre: Vec<f64> = gram.sums.iter().map(|sum| sum / gram.total).collect();
     let centred = gram.centred(&centre);
-    let sample = Sample { rows, weights, total: gram.total, centre, centred };
+    let neighbourhood = match options.regression {
+        Regression::Interactions => Neighbourhood::of(rows, options.width),
+        Regression::Linear => None,
+    };
+    let sample = Sample { rows, weights, total: gram.total, centre, centred, neighbourhood };
     let output = |output: usize| {
         let y: Vec<f64> = values.iter().map(|row| row[output]).collect();
         sample.fit(&y, options)
@@ -127,6 +137,8 @@ struct Sample<'a> {
     centre: Vec<f64>,
     /// Σ w (x - centre)(x - centre)ᵀ.
     centred: Mat<f64>,
+    /// What the rows were drawn from, where interactions are to be told apart.
+    neighbourhood: Option<Neighbourhood>,
 }
 
 impl Sample<'_> {
@@ -140,12 +152,17 @@ impl Sample<'_> {
             let share = weight * (y[row] - mean);
             coalition.members().for_each(|player| right[player] += share);
         }
+        let believed = self.neighbourhood.as_ref().and_then(|it| Some((it, it.believe(y)?)));
+        let (centred, right) = match &believed {
+            Some((neighbourhood, belief)) => (&neighbourhood.centred, &belief.right),
+            None => (&self.centred, &right),
+        };
         let chosen = match options.selection {
             Selection::None => (0..players).collect(),
-            how => select(how, options.features, &self.centred, &right),
+            how => select(how, options.features, centred, right),
         };
 
-        let inner = Mat::from_fn(chosen.len(), chosen.len(), |a, b| self.centred[(chosen[a], chosen[b])]);
+        let inner = Mat::from_fn(chosen.len(), chosen.len(), |a, b| centred[(chosen[a], chosen[b])]);
         let inner_right: Vec<f64> = chosen.iter().map(|&player| right[player]).collect();
         let mut coefficients = vec![0.0; players];
         let solved = ridge(&inner, &inner_right, ALPHA);
@@ -165,7 +182,13 @@ impl Sample<'_> {
         let r_squared =
             if spread > 1e-24 * self.total * mean * mean { 1.0 - unexplained / spread } else { 1.0 };
         LinearSurrogate {
-            standard_errors: self.standard_errors(&chosen, &inner, &residuals),
+            standard_errors: self.standard_errors(
+                &chosen,
+                &inner,
+                &residuals,
+                believed.as_ref().map(|it| &it.1),
+            ),
+            interactions: believed.is_some(),
             local_prediction: intercept + coefficients.iter().sum::<f64>(),
             coefficients,
             intercept,
@@ -173,12 +196,22 @@ impl Sample<'_> {
         }
     }
 
-    /// The roots of the diagonal of A⁻¹ (Σ w² r² (x - centre)(x - centre)ᵀ) A⁻¹, A the penalised gram matrix.
-    fn standard_errors(&self, chosen: &[usize], inner: &Mat<f64>, residuals: &[f64]) -> Vec<f64> {
+    /// The roots of the diagonal of A⁻¹ B A⁻¹, A the penalised gram matrix and B the variance of its right-hand side:
+    /// what is believed of it, or Σ w² r² (x - centre)(x - centre)ᵀ.
+    fn standard_errors(
+        &self,
+        chosen: &[usize],
+        inner: &Mat<f64>,
+        residuals: &[f64],
+        belief: Option<&Belief>,
+    ) -> Vec<f64> {
         let players = self.centre.len();
         let meat_weights =
             self.weights.iter().zip(residuals).map(|(weight, residual)| (weight * residual).powi(2));
-        let meat = Gram::of(players, self.rows.iter().zip(meat_weights)).centred(&self.centre);
+        let meat = match belief {
+            Some(belief) => belief.spread.clone(),
+            None => Gram::of(players, self.rows.iter().zip(meat_weights)).centred(&self.centre),
+        };
         let meat = Mat::from_fn(chosen.len(), chosen.len(), |a, b| meat[(chosen[a], chosen[b])]);
         let penalised =
             Mat::from_fn(chosen.len(), chosen.len(), |a, b| inner[(a, b)] + if a == b { ALPHA } else { 0.0 });
@@ -200,7 +233,59 @@ mod tests {
     use crate::explain::estimators::golden::{self, BAD, GOOD, MOVIE, NOT};
 
     fn options(samples: usize, seed: u64) -> Lime {
-        Lime { samples, tolerance: None, width: WIDTH, selection: Selection::None, features: 10, seed }
+        Lime {
+            samples,
+            tolerance: None,
+            width: WIDTH,
+            selection: Selection::None,
+            regression: Regression::Linear,
+            features: 10,
+            seed,
+        }
+    }
+
+    /// LIME of every subset of a game, in the proportions in which it is drawn: the limit of many samples.
+    fn limit_of(table: &golden::Table, samples: usize) -> Vec<f64> {
+        let players = table.players;
+        let rows: Vec<_> = (0..1u64 << players).map(|code| Coalition::from_code(players, code)).collect();
+        let mut sizes = vec![0.0; players + 1];
+        rows.iter().for_each(|row| sizes[row.len()] += 1.0);
+        let each = (samples - 1) as f64 / players as f64;
+        let drawn = |row: &Coalition| if row.len() == players { 1.0 } else { each / sizes[row.len()] };
+        let weights: Vec<_> = rows.iter().map(|row| drawn(row) * presence::weight(row, WIDTH)).collect();
+        let values: Vec<_> = rows.iter().map(|row| vec![table.worth(row)]).collect();
+        fit(&rows, &weights, &values, &options(samples, 0)).outputs.remove(0).coefficients
+    }
+
+    /// Mean squared error on text classifiers, and the same of the error over its standard error.
+    fn errors(samples: usize, regression: Regression) -> (f64, f64) {
+        let (mut squared, mut standardised, mut count) = (0.0, 0.0, 0.0);
+        for table in golden::tables() {
+            let limit = limit_of(&table, samples);
+            for seed in 0..8 {
+                let options = Lime { regression, ..options(samples, seed) };
+                let mut game = Function::new(table.players, |c| table.worth(c));
+                let found = lime(&mut game, &options).unwrap().estimate.outputs.remove(0);
+                assert_eq!(found.interactions, regression == Regression::Interactions);
+                for (player, limit) in limit.iter().enumerate() {
+                    let error = found.coefficients[player] - limit;
+                    squared += error * error;
+                    standardised += (error / found.standard_errors[player]).powi(2);
+                    count += 1.0;
+                }
+            }
+        }
+        (squared / count, standardised / count)
+    }
+
+    #[test]
+    fn interactions_halve_the_error_of_a_sample_on_text_classifiers() {
+        for samples in [250, 500, 1_000] {
+            let (linear, _) = errors(samples, Regression::Linear);
+            let (process, standardised) = errors(samples, Regression::Interactions);
+            assert!(process < 0.5 * linear, "{samples}: {process:.2e} of {linear:.2e}");
+            assert!((0.1..4.0).contains(&standardised), "{samples}: {standardised}");
+        }
     }
 
     /// lime 0.2.0.1's sampling distribution at 5,000 samples, enumerated: the limit that its answers scatter

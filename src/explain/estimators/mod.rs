@@ -16,6 +16,7 @@ mod interactions;
 pub mod kernel_shap;
 pub mod lime;
 mod linalg;
+mod neighbourhood;
 pub mod partition_shap;
 pub mod permutation_shap;
 mod presence;

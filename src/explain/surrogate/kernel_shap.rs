@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    masked::{Masked, What, refuse},
+    masked::{Masked, Regression, What, refuse},
     shapley::{findings, paired_rows, paired_samples},
 };
 use crate::{
@@ -76,17 +76,6 @@ pub struct KernelShap {
     pub partial: bool,
 }
 
-/// What Kernel SHAP's regression takes interactions for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Regression {
-    /// A smooth part of the model, fitted beside the values: several times less error at equal samples.
-    #[default]
-    Interactions,
-    /// Noise, as in the paper.
-    Linear,
-}
-
 impl Default for KernelShap {
     fn default() -> Self {
         Self {
@@ -129,10 +118,7 @@ fn run(parameters: &KernelShap, case: &Case<'_>) -> Result<Vec<Finding>, Explain
     let options = estimators::KernelShap {
         samples: parameters.samples(masker.len()),
         tolerance: parameters.tolerance,
-        regression: match parameters.regression {
-            Regression::Interactions => estimators::Regression::Interactions,
-            Regression::Linear => estimators::Regression::Linear,
-        },
+        regression: parameters.regression.into(),
         seed: case.subject.seed,
     };
     let mut game = Masked::new(case, masker, What::Scalars, parameters.partial);

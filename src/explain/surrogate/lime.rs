@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::masked::{Masked, What, refuse, settle, with_errors};
+use super::masked::{Masked, Regression, What, refuse, settle, with_errors};
 use crate::{
     explain::{
         About, Case, Effort, ExplainError, Family, Finding, Method, Operation, Price, Removal, Subject,
@@ -45,6 +45,11 @@ pub struct Lime {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, exclusive_minimum = 0.0)]
     pub tolerance: Option<f64>,
+    /// What interactions between features are taken for: `linear` fits the texts that were drawn, as Ribeiro et al.
+    /// do; `interactions` all texts that could be drawn, as a process over interactions predicts them, and scatters less.
+    /// The latter is for up to 128 features and 2,048 distinct texts, beyond which the former is taken.
+    #[schema(default = "linear")]
+    pub regression: Regression,
     /// Which features may have a weight.
     #[schema(default = "none")]
     pub feature_selection: FeatureSelection,
@@ -95,6 +100,7 @@ impl Default for Lime {
         Self {
             samples: 1000,
             tolerance: None,
+            regression: Regression::Linear,
             feature_selection: FeatureSelection::default(),
             num_features: 10,
             kernel_width: estimators::LIME_WIDTH,
@@ -133,6 +139,7 @@ fn run(parameters: &Lime, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError>
             FeatureSelection::Forward => estimators::Selection::Forward,
             FeatureSelection::LassoPath => estimators::Selection::LassoPath,
         },
+        regression: parameters.regression.into(),
         features: parameters.num_features,
         seed: case.subject.seed,
     };
@@ -144,6 +151,7 @@ fn run(parameters: &Lime, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError>
     let finding = |(fit, value): (&estimators::LinearSurrogate, f64)| {
         let mut evidence = ended.clone();
         evidence.insert("r_squared".into(), json!(fit.r_squared));
+        evidence.insert("interactions".into(), json!(fit.interactions));
         evidence.insert("intercept".into(), json!(fit.intercept));
         evidence.insert("local_prediction".into(), json!(fit.local_prediction));
         evidence.insert("local_error".into(), json!(fit.local_prediction - value));

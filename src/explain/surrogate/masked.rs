@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::explain::{
     Attribution, Case, ExplainError, Masker, Misfit, Subject, attributions,
     distribution::Drift,
-    estimators::{Coalition, Ended, EstimateError, Game, Stop},
+    estimators::{self, Coalition, Ended, EstimateError, Game, Stop},
 };
 
 /// Coalitions handed over at once, so that rows of one length are many.
@@ -123,6 +125,26 @@ impl Game for Masked<'_> {
 
     fn chunk(&self) -> usize {
         self.chunk
+    }
+}
+
+/// What a regression takes interactions between features for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Regression {
+    /// A smooth part of the model, fitted beside the values: several times less error at equal samples.
+    #[default]
+    Interactions,
+    /// Noise, as in the paper.
+    Linear,
+}
+
+impl From<Regression> for estimators::Regression {
+    fn from(it: Regression) -> Self {
+        match it {
+            Regression::Interactions => Self::Interactions,
+            Regression::Linear => Self::Linear,
+        }
     }
 }
 
