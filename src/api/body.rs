@@ -14,6 +14,7 @@ use jsonschema::{
 };
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
 
 use super::{
     Door,
@@ -29,6 +30,7 @@ impl FromRequest<Door> for JsonBody {
 
     async fn from_request(request: Request, door: &Door) -> Result<Self, Problem> {
         refuse_other_media_types(&request)?;
+        refuse_packed_bodies(&request)?;
         let limits = &door.settings.limits;
         let patience = Duration::from_millis(limits.max_timeout_ms);
         let bytes =
@@ -50,6 +52,16 @@ fn refuse_other_media_types(request: &Request) -> Result<(), Problem> {
         Kind::UnsupportedMediaType,
         format!("expected Content-Type: application/json, found {found}"),
     ))
+}
+
+fn refuse_packed_bodies(request: &Request) -> Result<(), Problem> {
+    match request.headers().get(header::CONTENT_ENCODING) {
+        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(Problem::new(
+            Kind::UnsupportedMediaType,
+            "bodies are read without Content-Encoding; send the JSON as it is",
+        )),
+        _ => Ok(()),
+    }
 }
 
 async fn bytes(request: Request, limit: u64) -> Result<Bytes, Problem> {
@@ -121,14 +133,26 @@ impl Schema {
         if !misfits.is_empty() {
             return Err(refusal(misfits));
         }
-        // JSON Schema calls 3.0 an integer and serde does not, so a value may still pass one and not the other.
-        serde_json::from_value(value).map_err(|error| refusal(vec![Pointed::new("", error.to_string())]))
+        // An integer of JSON Schema has any size, so a value may still pass the schema and not fit its field.
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let pointer = error.path().iter().fold(String::new(), |at, step| match step {
+                Segment::Seq { index } => format!("{at}/{index}"),
+                Segment::Map { key } => below(&at, key),
+                Segment::Enum { .. } | Segment::Unknown => at,
+            });
+            refusal(vec![Pointed::new(pointer, "holds a number that is out of the range of its field")])
+        })
     }
 }
 
-fn refusal(misfits: Vec<Pointed>) -> Problem {
+/// Misfits that are told at the most: an answer must not outgrow the request that it refuses.
+const TOLD: usize = 100;
+
+fn refusal(mut misfits: Vec<Pointed>) -> Problem {
     let count = misfits.len();
+    misfits.truncate(TOLD);
     let detail = match misfits.as_slice() {
+        _ if count > TOLD => format!("{count} fields do not fit; the first {TOLD} are listed"),
         [one] if one.pointer.is_empty() => one.detail.clone(),
         [one] => format!("{}: {}", one.pointer, one.detail),
         _ => format!("{count} fields do not fit"),
@@ -200,6 +224,9 @@ fn below(at: &str, name: &str) -> String {
     format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
+/// Below this every integer has a double of its own.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// Builds a [`Value`], refusing a key that stands twice.
 struct Strict;
 
@@ -230,8 +257,10 @@ impl<'de> Visitor<'de> for Strict {
         Ok(it.into())
     }
 
+    /// A number without a fraction is an integer to JSON Schema, however it is written.
     fn visit_f64<E>(self, it: f64) -> Result<Value, E> {
-        Ok(it.into())
+        let exact = it.fract() == 0.0 && it.abs() <= EXACT && !(it == 0.0 && it.is_sign_negative());
+        Ok(if exact { (it as i64).into() } else { it.into() })
     }
 
     fn visit_str<E>(self, it: &str) -> Result<Value, E> {

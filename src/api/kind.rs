@@ -154,7 +154,7 @@ impl Kind {
                 S::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
                 "The body is not declared as JSON",
-                "Send `Content-Type: application/json`.",
+                "Send `Content-Type: application/json`, and no `Content-Encoding`.",
             ),
             Self::InvalidRequest => row(
                 S::UNPROCESSABLE_ENTITY,

@@ -27,9 +27,21 @@ pub struct Pointed {
 impl Pointed {
     /// A misfit at `pointer`.
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), detail: detail.into() }
+        Self { pointer: pointer.into(), detail: short(detail.into()) }
     }
 }
+
+/// A sentence for a client, cut where a quoted name makes it longer than anyone reads.
+fn short(mut detail: String) -> String {
+    if let Some((end, _)) = detail.char_indices().nth(MOST_CHARS) {
+        detail.truncate(end);
+        detail.push('…');
+    }
+    detail
+}
+
+/// Characters of a detail at the most.
+const MOST_CHARS: usize = 1000;
 
 /// A limit that was hit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -63,7 +75,7 @@ struct More {
 impl Problem {
     /// A refusal of one kind, in words for the client.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), more: Box::default() }
+        Self { kind, detail: short(detail.into()), more: Box::default() }
     }
 
     /// A refusal that points at one field, whose words are the detail.

@@ -260,3 +260,56 @@ async fn a_deadline_that_passes_is_told_and_counted() {
     let late = r#"explaind_explanations_total{method="leave-one-out",outcome="deadline"}"#;
     assert_eq!(service.metric(late), 1.0);
 }
+
+#[tokio::test]
+async fn a_number_without_a_fraction_is_an_integer_however_it_is_written() {
+    let service = Service::bundled();
+    for seed in ["3", "3.0", "3e0", "0.3e1"] {
+        let body = format!(r#"{{"inputs": "{REVIEW}", "seed": {seed}, "target": 1.0}}"#);
+        let told = service.post_bytes(PATH, body).await.good();
+        assert_eq!(told["seed"], 3, "{seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_number_that_no_field_can_hold_is_pointed_at() {
+    let service = Service::bundled();
+    for (field, value) in [("seed", "18446744073709551616"), ("target", "1180591620717411303424")] {
+        let body = format!(r#"{{"inputs": "{REVIEW}", "{field}": {value}}}"#);
+        let told = service.post_bytes(PATH, body).await.refusal();
+        assert_eq!(
+            told,
+            format!("422 invalid-request\n  /{field}: holds a number that is out of the range of its field")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_packed_body_is_refused_as_such() {
+    let request = axum::http::Request::post(PATH).header("content-type", "application/json");
+    let request = request.header("content-encoding", "gzip");
+    let answer = Service::bundled().ask(request.body(b"\x1f\x8b\x08".to_vec().into()).unwrap()).await;
+    assert_eq!(answer.refusal(), "415 unsupported-media-type");
+    assert!(answer.json()["detail"].as_str().unwrap().contains("Content-Encoding"));
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_outgrow_its_request() {
+    let mut body = json!({ "inputs": REVIEW });
+    let fields = body.as_object_mut().unwrap();
+    fields.extend((0..5000).map(|it| (format!("k{it}"), it.into())));
+    let answer = ask(body).await;
+    assert!(answer.body.len() < 20_000, "{}", answer.body.len());
+    assert_eq!(answer.json()["detail"], "5000 fields do not fit; the first 100 are listed");
+    let answer = ask(json!({ "inputs": REVIEW, "target": "z".repeat(50_000) })).await;
+    assert!(answer.body.len() < 5000 && answer.refusal().starts_with("422 invalid-input\n  /target: "));
+}
+
+#[tokio::test]
+async fn a_missing_companion_is_a_problem_that_says_what_would_help() {
+    let answer = ask(json!({ "inputs": REVIEW, "parameters": { "operation": "mlm" } })).await;
+    assert_eq!(answer.refusal(), "501 method-unavailable");
+    let missing = answer.json()["missing"].clone();
+    assert_eq!((&missing["code"], &missing["method"]), (&"fill_mask".into(), &"leave-one-out".into()));
+    assert!(missing["advice"].as_str().unwrap().contains("--fill-mask"), "{missing}");
+}
