@@ -10,7 +10,7 @@ use explaind::{
         probe::{Batch, Hints},
     },
     model::{Model, OpenSettings, graphs},
-    runtime::{Device, Extra, Row, Runtime, granted_cores},
+    runtime::{Device, Extra, Row, Runtime, granted_cores, release_freed_memory},
 };
 
 use crate::{
@@ -74,6 +74,7 @@ pub fn derive(folder: &Path) {
     let hints = Hints { pad: Some(0), eos: None };
     let (all, compiled) = timed(|| Compiled::open(graph, &hints, &run).expect("the structure is found"));
     assert!(compiled.gradient.is_ok(), "the gradient is derived");
+    release_freed_memory();
     let after = memory(std::process::id(), "VmRSS:");
     table(&[
         "model MiB",

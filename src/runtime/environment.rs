@@ -100,6 +100,19 @@ fn keep_freed_memory() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn keep_freed_memory() {}
 
+/// Hands back to the system what the C library keeps of freed memory: opening a model reads its weights and runs its
+/// graphs on trial, which needs several times what stays.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+pub fn release_freed_memory() {
+    // SAFETY: malloc_trim takes a plain number, may be called at any time, and touches freed memory alone.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Hands back to the system what the C library keeps of freed memory; nothing where it keeps none.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn release_freed_memory() {}
+
 fn start(path: &Path) -> Result<Environment, RuntimeError> {
     let load = |cause: String| RuntimeError::Load { path: path.to_owned(), cause };
     let environment = ort::init_from(path)

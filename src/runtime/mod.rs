@@ -21,7 +21,7 @@ mod threads;
 pub use batch::{Batching, plan};
 pub use deferred::{Deferred, Held};
 pub use device::{Device, UnknownDevice};
-pub use environment::{Runtime, RuntimeError, library_candidates};
+pub use environment::{Runtime, RuntimeError, library_candidates, release_freed_memory};
 pub use lane::{Cancel, Lane, Spent, Stop};
 pub use layout::{Dim, Extra, InputSlot, Layout, OutputSlot, Padding, Role, Row, RowOut};
 pub use program::{Program, ProgramKind};
