@@ -7,7 +7,7 @@ use std::{
 };
 
 use explaind::{
-    model::{Model, graphs, text::Caps},
+    model::{Manifest, Model, derived, graphs, text::Caps},
     runtime::{
         Device, Graph, Layout, Optimise, Row, Runtime, Session, SessionSettings, SharedWeights, Tensor,
     },
@@ -25,10 +25,20 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// `threads` sessions of the bundled model, made as the service makes them but for `settings`.
+    /// `threads` sessions of the bundled model's file, made as the service makes them but for `settings`.
     pub fn open(layout: &Layout, threads: usize, settings: SessionSettings, optimise: Optimise) -> Self {
         let graph = graphs::runnable(&graphs::read(&folder().join("model.onnx")).expect("the model reads"));
         Self::of(&graph, layout, threads, settings, optimise)
+    }
+
+    /// `threads` sessions of the very graph that the service runs.
+    pub fn lean(layout: &Layout, threads: usize, settings: SessionSettings) -> Self {
+        let runtime = Runtime::load(Device::Cpu, 1).expect("ONNX Runtime loads");
+        let manifest = Manifest::read(folder(), None).expect("the folder reads");
+        let graph = graphs::read(&manifest.graph).expect("the model reads");
+        let compiled = derived::compile(graph, &runtime, &SharedWeights::default(), &manifest);
+        let lean = compiled.ok().and_then(|it| it.lean).expect("the model is spared work");
+        Self::of(&graphs::runnable(&lean), layout, threads, settings, Optimise::Everything)
     }
 
     /// As [`Bare::open`], of any graph.

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     compile::{
-        Compiled, Intervention, attend::AttentionDerived, composite::Composite, graph::Graph, narrow,
+        Compiled, Intervention, attend::AttentionDerived, composite::Composite, graph::Graph, lean,
         refusal::Refusal,
     },
     explain::registry::METHODS,
@@ -72,8 +72,9 @@ fn structure(compiled: &Compiled) {
         println!("  neurons {:<7} {} ({} units)", layer + 1, neurons.value, neurons.width);
     }
     println!("  pooling         {:?}", anatomy.pooling);
-    if let Some((_, saving)) = narrow::narrow(&compiled.forward) {
-        println!("  spared          {:.0} % of the products, in derived graphs", 100.0 * saving.part);
+    if let Some((_, saving)) = lean::lean(&compiled.forward) {
+        let graphs = if compiled.lean.is_some() { "every graph" } else { "derived graphs" };
+        println!("  spared          {:.0} % of the products, in {graphs}", 100.0 * saving.part);
     }
     if compiled.raised {
         println!("  precision       float16, raised to float32 for derived graphs");

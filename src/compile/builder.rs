@@ -25,6 +25,8 @@ pub struct Builder {
     element: Element,
     /// How many nodes the forward graph has.
     start: usize,
+    /// May operators stand in the graph that only this process has?
+    kernels: bool,
 }
 
 impl Builder {
@@ -35,7 +37,13 @@ impl Builder {
         let names = graph.names();
         let (seen, constants) = (HashMap::new(), HashMap::new());
         let (origin, element, start) = ("graph".into(), Element::F32, graph.nodes.len());
-        Self { graph, facts, active, names, seen, constants, origin, element, start }
+        let kernels = false;
+        Self { graph, facts, active, names, seen, constants, origin, element, start, kernels }
+    }
+
+    /// Lets operators into the graph that only this process has; see [`Self::kernel`].
+    pub fn with_kernels(self, kernels: bool) -> Self {
+        Self { kernels, ..self }
     }
 
     /// The graph as it stands.
@@ -139,6 +147,18 @@ impl Builder {
         outputs
     }
 
+    /// Appends an operator that only this process has, in single precision; `operands` begins with a cotangent, whose
+    /// shape the result has. `None` where such operators may not stand.
+    pub fn kernel(&mut self, op: &str, operands: &[&Value]) -> Option<Value> {
+        let shape = self.shape(operands[0]);
+        let single = operands.iter().all(|it| self.fact(it).element == Element::F32);
+        if !self.kernels || !single {
+            return None;
+        }
+        self.import(KERNELS);
+        self.emit_in(KERNELS, op, operands, &[], vec![Fact::new(Element::F32, shape)]).pop()
+    }
+
     /// Appends a pointwise operator of one operand whose result gets a given name, which must be free.
     pub fn named(&mut self, op: &str, x: &Value, name: &str) -> Value {
         let value = self.names.fresh(name);
@@ -188,6 +208,9 @@ impl Builder {
         Some(value)
     }
 }
+
+/// The domain of operators that only this process has.
+const KERNELS: &str = "explaind";
 
 /// Attributes of a node to append.
 pub type Attributes<'a> = &'a [(&'a str, Attribute)];

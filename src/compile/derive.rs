@@ -7,7 +7,7 @@ use super::cut::{Cut, EMBEDS, LOGITS};
 use super::facts::Facts;
 use super::gradient;
 use super::graph::{Graph, Node, Port, Type, Value};
-use super::narrow;
+use super::lean;
 use super::ops;
 use super::refusal::{Code, Refusal};
 use super::reverse::{Gap, reverse};
@@ -21,8 +21,16 @@ pub const EMBEDS_GRAD: &str = "inputs_embeds_grad";
 ///
 /// Refused with every node that has no rule, or whose form its rule does not cover.
 pub fn gradient(cut: &Cut) -> Result<(Graph, Facts), Refusal> {
+    gradient_with(cut, false)
+}
+
+/// As [`gradient`]; with `kernels`, it may hold operators that only this process has, which take less time.
+///
+/// # Errors
+/// As [`gradient`].
+pub fn gradient_with(cut: &Cut, kernels: bool) -> Result<(Graph, Facts), Refusal> {
     let (embeds, logits): (Value, Value) = (EMBEDS.into(), LOGITS.into());
-    let mut cut = narrow::narrow(cut).map_or_else(|| cut.clone(), |it| it.0);
+    let mut cut = lean::lean(cut).map_or_else(|| cut.clone(), |it| it.0);
     canonize::recognise(&mut cut.graph, &cut.facts);
     let Activity { values, path } = path(&cut, std::slice::from_ref(&logits))?;
     let cotangent: Value = COTANGENT.into();
@@ -32,7 +40,7 @@ pub fn gradient(cut: &Cut) -> Result<(Graph, Facts), Refusal> {
     if let Some(fact) = facts.get(&logits).cloned() {
         facts.insert(cotangent.clone(), fact);
     }
-    let mut builder = Builder::new(graph, facts, values);
+    let mut builder = Builder::new(graph, facts, values).with_kernels(kernels);
     let cotangents = reverse(&mut builder, &path, &[(logits, cotangent)], &gradient::local);
     let cotangents = cotangents.map_err(Refusal::for_gaps)?;
     let Some(total) = cotangents.get(&embeds).cloned() else {

@@ -14,7 +14,7 @@ use super::cut::{Cut, EMBEDS, LOGITS};
 use super::derive;
 use super::facts::{Fact, Length};
 use super::graph::{Axis, Element, Graph, Names, Node, Port, Tensor, Type, Value};
-use super::narrow;
+use super::lean;
 use super::probe::ids_input;
 use super::refusal::{Code, Refusal};
 
@@ -111,7 +111,7 @@ pub fn from_state(intervention: &Cut, layers: usize, layer: usize) -> Cut {
         graph.inputs.retain(|it| &*it.value != EMBEDS);
     }
     let cut = Cut { graph, facts };
-    narrow::narrow(&cut).map_or(cut, |it| it.0)
+    lean::lean(&cut).map_or(cut, |it| it.0)
 }
 
 /// The graph with constants for all that edits: sessions drop what multiplies with 1 and adds 0.

@@ -325,7 +325,7 @@ fn retyped(like: &Tensor, dims: &[usize], values: &[i64]) -> Option<Tensor> {
 }
 
 /// Some rows of every tensor.
-fn rows(batch: &Batch, first: usize, count: usize) -> Batch {
+pub(super) fn rows(batch: &Batch, first: usize, count: usize) -> Batch {
     let cut = |(name, tensor): &(Value, Tensor)| {
         let stride = tensor.data().len() / tensor.dims()[0].max(1);
         let mut dims = tensor.dims().to_vec();
@@ -345,7 +345,7 @@ pub(super) fn embed(compiled: &Compiled, batch: &Batch) -> Result<Tensor, Refusa
     compiled.lookup(&ids.to_i64().ok_or_else(refuse)?, ids.dims()).ok_or_else(refuse)
 }
 
-fn floats(runs: Vec<Vec<Option<Tensor>>>) -> Result<Vec<Vec<f64>>, Refusal> {
+pub(super) fn floats(runs: Vec<Vec<Option<Tensor>>>) -> Result<Vec<Vec<f64>>, Refusal> {
     let first = |run: Vec<Option<Tensor>>| run.into_iter().next().flatten()?.to_f64();
     let all: Option<Vec<Vec<f64>>> = runs.into_iter().map(first).collect();
     all.ok_or_else(|| Refusal::new(Code::Path, "the output is not floating"))

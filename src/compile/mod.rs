@@ -16,6 +16,7 @@ mod fold;
 pub mod gradient;
 pub mod graph;
 pub mod intervene;
+pub mod lean;
 pub mod locate;
 pub mod measure;
 pub mod narrow;
@@ -24,6 +25,7 @@ pub mod onnx;
 pub mod ops;
 mod precision;
 pub mod probe;
+mod reassociate;
 pub mod refusal;
 pub mod relevance;
 pub mod reverse;
@@ -60,6 +62,10 @@ pub struct Compiled {
     pub anatomy: Anatomy,
     /// Was the model in half precision?
     pub raised: bool,
+    /// Did operators that do the work of several have to be taken apart?
+    pub lowered: bool,
+    /// The model itself with less work, where that is worth having; see [`lean::forward`].
+    pub lean: Option<Graph>,
     /// The gradient graph, or all that stands in its way.
     pub gradient: Result<Derived, Refusal>,
     /// The intervention graph, or what stands in its way.
@@ -68,9 +74,11 @@ pub struct Compiled {
     pub attention: Result<AttentionDerived, Refusal>,
 }
 
-/// Derived graphs that were made elsewhere.
+/// Derived graphs that were made elsewhere, and what those that are made here may hold.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
+    /// May the gradient graph hold operators that only this process has? Such a graph cannot be exported.
+    pub kernels: bool,
     /// See [`derive::gradient`].
     pub gradient: Option<Graph>,
     /// See [`intervene::intervention`].
@@ -137,7 +145,7 @@ impl Compiled {
         let mut it = Self::structure(original.clone(), hints, evaluate)?;
         let gradient = match given.gradient {
             Some(graph) => Ok(graph),
-            None => derive::gradient(&it.forward).map(|it| it.0),
+            None => derive::gradient_with(&it.forward, given.kernels).map(|it| it.0),
         };
         it.gradient = gradient.and_then(|graph| {
             let measures = measure::measure(&original, &it, &graph, hints, evaluate)?;
@@ -152,6 +160,7 @@ impl Compiled {
             Intervention::of(cut, known.as_ref().map_err(Clone::clone)?, it.raised, evaluate)
         });
         let known = known.as_ref().map_err(Clone::clone);
+        it.lean = known.as_ref().ok().and_then(|known| lean::forward(&it, known, evaluate));
         it.attention = known.and_then(|known| AttentionDerived::of(&it, given.attention, known, evaluate));
         Ok(it)
     }
@@ -164,9 +173,15 @@ impl Compiled {
         let flattening = normalise::normalise(&mut graph)?;
         let raised = precision::raise(&mut graph);
         refusal::refuse_quantised(&graph)?;
-        canonize::lower(&mut graph);
+        let mut lowered = canonize::lower(&mut graph);
         let mut probe = probe::probe(&graph, hints, evaluate)?;
-        while fold::branches(&mut graph, &probe.facts) | canonize::lower_measured(&mut graph, &probe.facts) {
+        loop {
+            let folded = fold::branches(&mut graph, &probe.facts);
+            let measured = canonize::lower_measured(&mut graph, &probe.facts);
+            lowered |= measured;
+            if !(folded | measured) {
+                break;
+            }
             normalise::constants(&mut graph);
             probe = probe::probe(&graph, hints, evaluate)?;
         }
@@ -186,6 +201,8 @@ impl Compiled {
             forward,
             anatomy,
             raised,
+            lowered,
+            lean: None,
             gradient,
             intervention,
             attention,

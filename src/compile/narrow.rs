@@ -2,7 +2,8 @@
 //!
 //! Demand runs backwards: of a value that only one position is read of, only that position is computed, as long
 //! as operators work position by position. Attention ends it for keys and values, not for queries; so the last
-//! layer keeps its keys and values, and everything else of it shrinks to one row. The numbers are the same.
+//! layer keeps its keys and values (which [`super::reassociate`] sees to), and everything else of it shrinks to one
+//! row. The numbers are the same.
 
 use std::collections::{HashMap, HashSet};
 
@@ -366,7 +367,7 @@ fn reshaped_axis(from: &Shape, to: &Shape, axis: usize) -> Option<usize> {
 }
 
 /// How many numbers are multiplied in matrix products, at the larger probe.
-fn multiplications(cut: &Cut) -> f64 {
+pub(super) fn multiplications(cut: &Cut) -> f64 {
     let length = |it: &Length| it.0[it.0.len() - 1] as f64;
     let of = |node: &Node| {
         let (left, y) = (cut.facts.get(&node.inputs[0])?, cut.facts.get(&node.outputs[0])?);

@@ -10,15 +10,15 @@ use crate::{
         Compiled, Given,
         anatomy::Anatomy,
         graph::{Element as Stored, Graph as Ir, Tensor as Constant},
+        lean,
         measure::Measures,
-        narrow,
         onnx::note::note,
         probe::{Batch, Hints},
         refusal::{Code, Refusal},
     },
     runtime::{
-        Data, Deferred, Dim, Element, InputSlot, Layout, Optimise, OutputSlot, Padding, Program, ProgramKind,
-        Role, Runtime, Session, SharedWeights, Tensor,
+        Data, Deferred, Device, Dim, Element, InputSlot, Layout, Optimise, OutputSlot, Padding, Program,
+        ProgramKind, Role, Runtime, Session, SharedWeights, Tensor,
     },
 };
 
@@ -64,6 +64,8 @@ pub(super) struct Bench<'a> {
 /// called after its kind (`gradient.onnx`, `intervention.onnx`, `attention.onnx`) is taken instead of deriving one when it carries the
 /// model's digest; it is measured like a derived one.
 ///
+/// What is derived here can be exported.
+///
 /// # Errors
 /// The compiler's refusal, every node that stands in the way.
 pub fn compile(
@@ -72,9 +74,33 @@ pub fn compile(
     weights: &SharedWeights,
     manifest: &Manifest,
 ) -> Result<Compiled, Refusal> {
+    compile_for(graph, runtime, weights, manifest, false)
+}
+
+/// As [`compile`], for this process alone: on a processor, the gradient graph holds the runtime's own operators.
+///
+/// # Errors
+/// As [`compile`].
+pub(super) fn compile_to_serve(
+    graph: Ir,
+    runtime: &Runtime,
+    weights: &SharedWeights,
+    manifest: &Manifest,
+) -> Result<Compiled, Refusal> {
+    compile_for(graph, runtime, weights, manifest, runtime.device == Device::Cpu)
+}
+
+fn compile_for(
+    graph: Ir,
+    runtime: &Runtime,
+    weights: &SharedWeights,
+    manifest: &Manifest,
+    kernels: bool,
+) -> Result<Compiled, Refusal> {
     let evaluate = |graph: &Ir, batches: &[Batch]| evaluate(runtime, weights, graph, batches);
     let hints = hints(manifest);
     let given = Given {
+        kernels,
         gradient: exported(manifest, "gradient.onnx").map(|it| it.0),
         intervention: exported(manifest, "intervention.onnx").map(|it| it.0),
         attention: exported(manifest, "attention.onnx").map(|it| it.0),
@@ -112,7 +138,7 @@ pub(super) fn embedded(compiled: &Compiled, bench: &Bench<'_>) -> Result<Embedde
     let hidden = compiled.embedding.hidden;
     let table = compiled.graph.initializers.get(&compiled.embedding.table).and_then(Constant::to_f32);
     let words = Words::new(table.unwrap_or_default(), hidden).into();
-    let lean = narrow::narrow(&compiled.forward).map(|it| it.0.graph);
+    let lean = lean::lean(&compiled.forward).map(|it| it.0.graph);
     let forward = lean.as_ref().unwrap_or(&compiled.forward.graph);
     let wires = Wires { extras: vec![("inputs_embeds".into(), by_token(hidden))], outputs: Vec::new() };
     let program = program(forward, ProgramKind::Forward, wires, bench)?;

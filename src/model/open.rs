@@ -8,7 +8,7 @@ use super::{
     manifest::Side,
     text::{Tokenizer, TokenizerError},
 };
-use crate::compile::{Compiled, refusal::Code};
+use crate::compile::{Compiled, locate::Logits, refusal::Code};
 use crate::runtime::{
     Dim, Element, Graph, InputSlot, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind,
     Role, Row, Runtime, RuntimeError, Session, SharedWeights,
@@ -90,18 +90,18 @@ impl Model {
         let read = graphs::read(&manifest.graph);
         let weights = SharedWeights::default();
         let compiled = match &read {
-            Ok(graph) => derived::compile(graph.clone(), &settings.runtime, &weights, &manifest)
+            Ok(graph) => derived::compile_to_serve(graph.clone(), &settings.runtime, &weights, &manifest)
                 .map_err(derived::refused),
             Err(reason) => Err(derived::unavailable(Code::Run, reason.clone())),
         };
         let mut warnings = Vec::new();
+        if let Ok(Compiled { logits: Logits { activation: Some(activation), value, .. }, .. }) = &compiled {
+            warnings
+                .push(format!("the graph ends in {activation}; logits are the values before it, `{value}`"));
+        }
         let graph = match (&read, &compiled) {
+            (_, Ok(Compiled { lean: Some(lean), .. })) => graphs::runnable(lean),
             (_, Ok(compiled)) if compiled.logits.activation.is_some() => {
-                let activation = compiled.logits.activation.as_deref().unwrap_or_default();
-                warnings.push(format!(
-                    "the graph ends in {activation}; logits are the values before it, `{}`",
-                    compiled.logits.value
-                ));
                 graphs::runnable(&graphs::ending_in(&compiled.graph, &compiled.logits.value))
             }
             (Ok(graph), _) => graphs::runnable(graph),

@@ -12,8 +12,8 @@ pub struct Batching {
     pub workers: usize,
 }
 
-/// A chunk smaller than this is not worth spreading over another worker.
-const SMALLEST_CHUNK: usize = 96;
+/// A chunk of fewer tokens is not worth spreading over another worker.
+const SMALLEST_CHUNK: usize = 32;
 
 /// At most this share of a chunk's computed tokens may be padding.
 const MOST_PADDING: f64 = 0.04;

@@ -16,6 +16,7 @@ mod inspect;
 mod intervention;
 mod invariance;
 mod laws;
+mod lean;
 mod levels;
 mod lowerings;
 mod models;

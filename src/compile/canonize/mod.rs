@@ -46,12 +46,13 @@ pub fn examples() -> impl Iterator<Item = &'static str> {
 /// ONNX Runtime's own domain.
 pub const MICROSOFT: &str = "com.microsoft";
 
-/// Takes apart what can be taken apart without knowing shapes, and declares the domains in use.
-pub fn lower(graph: &mut Graph) {
+/// Takes apart what can be taken apart without knowing shapes, and declares the domains in use. Answers whether
+/// there was something.
+pub fn lower(graph: &mut Graph) -> bool {
     if graph.nodes.iter().any(|it| it.domain == MICROSOFT) {
         graph.opsets.entry(MICROSOFT.into()).or_insert(1);
     }
-    apply(graph, &Facts::default(), false);
+    apply(graph, &Facts::default(), false)
 }
 
 /// Takes apart the operators whose shapes had to be learned first. Answers whether there was one; the graph's
