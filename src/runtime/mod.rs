@@ -8,6 +8,7 @@ mod batch;
 mod deferred;
 mod device;
 mod environment;
+mod kernels;
 mod lane;
 mod layout;
 mod program;

@@ -17,7 +17,7 @@ use ort::{
     value::{DynValue, PrimitiveTensorElementType, ValueType},
 };
 
-use super::{Data, Device, Element, Runtime, RuntimeError, Tensor, tensor::element_of};
+use super::{Data, Device, Element, Runtime, RuntimeError, Tensor, kernels, tensor::element_of};
 
 /// A graph to open: the serialised model, and the large initializers that were taken out of it.
 #[derive(Clone)]
@@ -300,6 +300,9 @@ fn build(
                 .error_on_failure()])
             .map_err(plain)?,
     };
+    if runtime.device == Device::Cpu {
+        builder = builder.with_operators(kernels::domain()?).map_err(plain)?;
+    }
     for (weight, value) in graph.weights.iter().zip(values) {
         // The graph's optimiser reads the one, kernels and their packed forms share the other.
         builder = builder.with_external_initializer(&weight.name, value.clone()).map_err(plain)?;

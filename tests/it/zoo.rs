@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use explaind::compile::anatomy::Pooling;
-use explaind::compile::graph::{Node, Port, Tensor, Type, Value};
+use explaind::compile::graph::{Graph, Node, Port, Tensor, Type, Value};
 use explaind::compile::probe::{Batch, Hints};
 use explaind::compile::refusal::{Code, Refusal};
 use explaind::compile::{Compiled, derive, measure, no_external, read, write};
@@ -39,11 +39,25 @@ fn hints(folder: &Path) -> Hints {
     Hints { pad: number("pad_token_id"), eos: None }
 }
 
-/// The worst error of the derived gradient over the sizes stored, in parts of the largest reference value.
+/// The worst error of the derived gradient over the sizes stored, in parts of the largest reference value: of the
+/// graph that is exported, and of the one that is served.
 fn worst_error(model: &Path, reference: &Path, prefixes: &[&str]) -> Result<f64, String> {
     let compiled = open(model).map_err(|refusal| refusal.to_string())?;
-    let (gradient, _) = derive::gradient(&compiled.forward).map_err(|refusal| refusal.to_string())?;
-    let mut program = Program::open(&gradient)?;
+    let one = |kernels| {
+        let gradient = derive::gradient_with(&compiled.forward, kernels);
+        let (gradient, _) = gradient.map_err(|refusal| refusal.to_string())?;
+        error_of(&compiled, &gradient, reference, prefixes)
+    };
+    Ok(one(false)?.max(one(true)?))
+}
+
+fn error_of(
+    compiled: &Compiled,
+    gradient: &Graph,
+    reference: &Path,
+    prefixes: &[&str],
+) -> Result<f64, String> {
+    let mut program = Program::open(gradient)?;
     let mut arrays = Arrays::open(reference);
     let names = arrays.names();
     let mut worst: f64 = 0.0;
@@ -97,6 +111,19 @@ fn every_architecture_agrees_with_pytorch_at_every_size() {
             worst_error(&folder.join("model.onnx"), &folder.join("reference.npz"), &["", "b1_", "b4_"]);
         (name, error)
     }));
+}
+
+#[test]
+fn what_is_served_takes_the_process_s_own_pullbacks_and_what_is_exported_none() {
+    let compiled = open(&zoo("public/bert-legacy17/model.onnx")).unwrap();
+    let own = |kernels| {
+        let graph = derive::gradient_with(&compiled.forward, kernels).unwrap().0;
+        let own = graph.nodes.iter().filter(|it| it.domain == "explaind");
+        let count = |op: &str| own.clone().filter(|it| it.op == op).count();
+        ["GeluPullback", "LayerNormalizationPullback", "SoftmaxPullback"].map(count)
+    };
+    assert_eq!(own(false), [0, 0, 0]);
+    assert_eq!(own(true), [2, 5, 2]);
 }
 
 #[test]

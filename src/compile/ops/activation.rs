@@ -237,6 +237,11 @@ pub(super) fn gelu_tanh(b: &mut Builder, x: &Value, dy: &Value) -> Value {
 
 /// `½dy·(1 + erf u + u·(2/√π)·exp(−u²))`, `u = x/√2`; `known` are `u` and `erf u`
 fn erf_form(b: &mut Builder, x: &Value, known: Option<(Value, Value)>, dy: &Value) -> Value {
+    if b.shape(dy) == b.shape(x)
+        && let Some(dx) = b.kernel("GeluPullback", &[dy, x])
+    {
+        return dx;
+    }
     let (u, twice) = erf_gate(b, x, known);
     let steep = erf_slope(b, &u);
     let rise = b.mul(&u, &steep);

@@ -34,6 +34,10 @@ fn layer(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit>
     let (x, scale) = (&node.inputs[0], &node.inputs[1]);
     let axes = axes(b, node)?;
     let (mean, inverse) = (statistic(b, node, &axes, 1)?, statistic(b, node, &axes, 2)?);
+    let by_row = axes.len() == 1 && b.shape(dy) == b.shape(x) && b.rank(scale) == 1 && !b.wants(scale);
+    if by_row && let Some(dx) = b.kernel("LayerNormalizationPullback", &[dy, x, scale, &mean, &inverse]) {
+        return Ok(vec![Some(dx), None, Some(dy.clone())]);
+    }
     let centred = b.sub(x, &mean);
     let normal = b.mul(&centred, &inverse);
     let g = b.mul(dy, scale);
