@@ -2,6 +2,7 @@
 
 use super::Gradient::Rule;
 use super::Kind::Product;
+use super::window::{Window, fitted};
 use super::{Cotangents, Misfit, Operator};
 use crate::compile::builder::Builder;
 use crate::compile::facts::{Fact, Length};
@@ -35,6 +36,8 @@ pub(super) static OPERATORS: &[Operator] = &[
         &[
             "k = Reshape([0.5, -1.0, 2.0, 0.1, 0.3, -0.7, 1.1, 0.9], [2, 2, 2]); y = Conv(x[2, 2, 7], k, b[2]) {pads: [1, 0]}",
             "k = Reshape([0.5, -1.0, 2.0, 0.3, -0.7, 1.1], [2, 1, 3]); y = Conv(x[2, 2, 8], k) {group: 2, strides: [2], dilations: [2]}",
+            "k = Reshape([0.5, -1.0, 2.0, 0.3, -0.7, 1.1], [1, 2, 3]); y = Conv(x[1, 2, 8], k) {strides: [2], pads: [1, 1]}",
+            "k = Reshape([0.5, -1.0, 2.0, 0.3, -0.7, 1.1], [1, 2, 3]); y = Conv(x[1, 2, 7], k) {strides: [3], pads: [2, 1]}",
         ],
     ),
 ];
@@ -141,8 +144,8 @@ fn product(b: &mut Builder, a: (&Value, bool), w: (&Value, bool), alpha: f64) ->
     b.emit("Gemm", &[a.0, w.0], &flags, fact)
 }
 
-/// `dX` = transposed convolution of `dY` with the same kernel, filled up with zeros to the length of `X`
-/// where a stride left elements out; `dB` = sum of `dY` over all but the channels.
+/// `dX` = transposed convolution of `dY` with the same kernel, cut or filled up with zeros to the length of `X`
+/// where the kernel moves in steps; `dB` = sum of `dY` over all but the channels.
 fn conv(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let (x, w) = (&node.inputs[0], &node.inputs[1]);
     if b.wants(w) {
@@ -161,28 +164,20 @@ fn conv(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> 
 
 fn conv_input(b: &mut Builder, node: &Node, dy: &Value) -> Value {
     let (x, w) = (&node.inputs[0], &node.inputs[1]);
-    let (target, kernel, outer) = (b.shape(x), b.shape(w), b.shape(dy));
-    let spatial = target.len() - 2;
-    let list = |name: &str, default: i64, length: usize| {
-        node.ints(name).map_or_else(|| vec![default; length], <[i64]>::to_vec)
-    };
-    let (strides, dilations) = (list("strides", 1, spatial), list("dilations", 1, spatial));
-    let pads = list("pads", 0, 2 * spatial);
-    let mut shape = target.clone();
-    for axis in 0..spatial {
-        let reach = dilations[axis] * (kernel[axis + 2].0[0] as i64 - 1) + 1;
-        let padding = pads[axis] + pads[axis + spatial];
-        let length = |rows: usize| ((rows as i64 - 1) * strides[axis] + reach - padding).max(0) as usize;
-        shape[axis + 2] = Length(outer[axis + 2].0.map(length));
+    let (target, outer, element) = (b.shape(x), b.shape(dy), b.fact(dy).element);
+    let window = Window::over(node, b.shape(w)[2..].iter().map(|it| it.0[0] as i64).collect());
+    let group = ("group", node.int("group").unwrap_or(1).into());
+    let [strides, dilations] = window.attributes();
+    if window.strides.iter().all(|&it| it == 1) {
+        let pads = ("pads", window.pads.into());
+        let attributes: [(&str, Attribute); 4] = [strides, dilations, pads, group];
+        return b.emit("ConvTranspose", &[dy, w], &attributes, Fact::new(element, target));
     }
-    let attributes: [(&str, Attribute); 4] = [
-        ("strides", strides.into()),
-        ("dilations", dilations.into()),
-        ("pads", pads.into()),
-        ("group", node.int("group").unwrap_or(1).into()),
-    ];
-    let fact = Fact::new(b.fact(dy).element, shape);
-    let dx = b.emit("ConvTranspose", &[dy, w], &attributes, fact);
-    let after = (0..spatial).map(|axis| axis + 2);
-    b.pad_to(&dx, x, &after.map(|axis| (axis, false)).collect::<Vec<_>>())
+    // Windows in steps may end before the padding does: it depends on the length how much of it they reached.
+    let mut shape = target;
+    for axis in 2..shape.len() {
+        shape[axis] = window.reach(axis - 2, outer[axis]);
+    }
+    let spread = b.emit("ConvTranspose", &[dy, w], &[strides, dilations, group], Fact::new(element, shape));
+    fitted(b, &spread, x, &window, -1)
 }

@@ -52,37 +52,41 @@ const fn row(
     Operator { name, domain: "", kind, gradient: Rule(rule), examples }
 }
 
-/// The window of a pool.
-struct Window {
+/// The window of a pool or a convolution.
+pub(super) struct Window {
     kernel: Vec<i64>,
-    strides: Vec<i64>,
+    pub(super) strides: Vec<i64>,
     dilations: Vec<i64>,
     /// In front of each axis, then behind each.
-    pads: Vec<i64>,
+    pub(super) pads: Vec<i64>,
     /// May the last window stand out over the end?
     ceil: bool,
 }
 
 impl Window {
-    fn of(b: &Builder, node: &Node) -> Result<Self, Misfit> {
+    fn of(node: &Node) -> Result<Self, Misfit> {
         if !matches!(node.text("auto_pad"), None | Some("NOTSET" | "VALID")) {
             return Err("auto_pad is set".into());
         }
-        let spatial = b.rank(&node.inputs[0]).saturating_sub(2);
-        let kernel = node.ints("kernel_shape").ok_or("kernel_shape is missing")?.to_vec();
+        Ok(Self::over(node, node.ints("kernel_shape").ok_or("kernel_shape is missing")?.to_vec()))
+    }
+
+    /// The window of a node whose kernel has these lengths.
+    pub(super) fn over(node: &Node, kernel: Vec<i64>) -> Self {
+        let spatial = kernel.len();
         let list = |name: &str, default: i64, length: usize| {
             node.ints(name).map_or_else(|| vec![default; length], <[i64]>::to_vec)
         };
-        Ok(Self {
-            kernel,
+        Self {
             strides: list("strides", 1, spatial),
             dilations: list("dilations", 1, spatial),
             pads: list("pads", 0, 2 * spatial),
             ceil: node.int("ceil_mode").unwrap_or(0) != 0,
-        })
+            kernel,
+        }
     }
 
-    fn attributes(&self) -> [(&'static str, Attribute); 2] {
+    pub(super) fn attributes(&self) -> [(&'static str, Attribute); 2] {
         [("strides", self.strides.clone().into()), ("dilations", self.dilations.clone().into())]
     }
 
@@ -94,7 +98,7 @@ impl Window {
     }
 
     /// How far all windows reach together, given how many there are along `axis`.
-    fn reach(&self, axis: usize, windows: Length) -> Length {
+    pub(super) fn reach(&self, axis: usize, windows: Length) -> Length {
         let span = self.dilations[axis] * (self.kernel[axis] - 1) + 1;
         Length(windows.0.map(|it| ((it as i64 - 1) * self.strides[axis] + span).max(0) as usize))
     }
@@ -103,7 +107,7 @@ impl Window {
 /// `dx` = the share of each window, spread over it: a transposed convolution with ones
 fn average(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let x = &node.inputs[0];
-    let window = Window::of(b, node)?;
+    let window = Window::of(node)?;
     let (element, target, windows) = (b.fact(x).element, b.shape(x), b.shape(dy));
     let spatial = target.len() - 2;
     let includes = node.int("count_include_pad").unwrap_or(0) != 0;
@@ -201,7 +205,7 @@ fn by_channel(b: &mut Builder, x: &Value) -> Value {
 }
 
 /// `spread`, cut in front by the pads (times `sign`) and cut or filled up behind to the lengths of `x`.
-fn fitted(b: &mut Builder, spread: &Value, x: &Value, window: &Window, sign: i64) -> Value {
+pub(super) fn fitted(b: &mut Builder, spread: &Value, x: &Value, window: &Window, sign: i64) -> Value {
     let (target, mut shape) = (b.shape(x), b.shape(spread));
     let spatial = target.len() - 2;
     let mut lists: Vec<Value> = vec![b.ints(&[0]), b.ints(&[0])];
