@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::ledger::by_row;
 use crate::compile::anatomy::{Anatomy, Attention, Neurons};
 use crate::compile::builder::Builder;
 use crate::compile::cut::EMBEDS;
@@ -99,26 +100,8 @@ impl Components<'_> {
     fn neurons(&self, b: &mut Builder, neurons: &Neurons) -> Option<Value> {
         let (cotangent, factor) = b.product_like(self.cotangents.get(&neurons.value)?);
         let relevance = b.mul(&neurons.value, &cotangent);
-        let summed = self.over_positions(b, &relevance)?;
+        let summed = by_row(b, &relevance, 1).ok()?;
         Some(if factor == 1.0 { summed } else { b.scale(&summed, factor) })
-    }
-
-    /// [batch, neurons] of [.., neurons].
-    fn over_positions(&self, b: &mut Builder, relevance: &Value) -> Option<Value> {
-        let embeds: Value = EMBEDS.into();
-        let (batch, shape) = (b.shape(&embeds)[0], b.shape(relevance));
-        let rank = shape.len();
-        if shape[0] == batch {
-            return Some(b.reduce_sum(relevance, &(1..rank - 1).collect::<Vec<_>>(), false));
-        }
-        let width = shape[rank - 1];
-        let count = shape[..rank - 1].iter().fold(Length::ONE, |product, &it| product.zip(it, |p, q| p * q));
-        let length = b.length_of(&embeds, 0);
-        let rest = b.ints(&[-1, width.constant()? as i64]);
-        let target = b.joined(&[length, rest]);
-        let shape = vec![batch, count.zip(batch, |all, rows| all / rows.max(1)), width];
-        let unfolded = b.reshape(relevance, &target, shape);
-        Some(b.reduce_sum(&unfolded, &[1], false))
     }
 }
 

@@ -4,7 +4,7 @@
 //! Every entry follows from a rule's own formula (a bias times its cotangent, for one), never from the difference
 //! between what went in and what came out: that the books close is a finding.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::compile::builder::Builder;
 use crate::compile::cut::EMBEDS;
@@ -97,24 +97,59 @@ impl Ledger {
 
 /// The sum over everything but the batch: [batch].
 pub fn rows(b: &mut Builder, x: &Value) -> Result<Value, Misfit> {
-    let embeds: Value = EMBEDS.into();
-    let (batch, shape) = (b.shape(&embeds)[0], b.shape(x));
-    if batch == Length::ONE && shape.is_empty() {
+    let batch = b.shape(EMBEDS)[0];
+    if batch == Length::ONE && b.rank(x) == 0 {
         return Ok(b.unsqueeze(x, &[0]));
     }
-    if let Some(axis) = shape.iter().position(|&it| it == batch) {
-        let others: Vec<usize> = (0..shape.len()).filter(|&it| it != axis).collect();
-        return Ok(b.reduce_sum(x, &others, false));
+    by_row(b, x, 0)
+}
+
+/// The sum over everything but the batch and the last `kept` axes, whose lengths are constant.
+pub fn by_row(b: &mut Builder, x: &Value, kept: usize) -> Result<Value, Misfit> {
+    let embeds: Value = EMBEDS.into();
+    let (batch, shape) = (b.shape(&embeds)[0], b.shape(x));
+    let (outer, inner) = shape.split_at(shape.len().saturating_sub(kept));
+    let all_but = |axis: usize, count: usize| (0..count).filter(|&it| it != axis).collect::<Vec<_>>();
+    if let Some(axis) = outer.iter().position(|&it| it == batch) {
+        return Ok(b.reduce_sum(x, &all_but(axis, outer.len()), false));
     }
     // Rows that were folded into the first axis come apart again.
-    let first = shape.first().copied().unwrap_or(Length::ONE);
+    let refuse = || Misfit::from("what it absorbs cannot be told row by row");
+    let first = outer.first().copied().unwrap_or(Length::ONE);
     if batch.0.iter().zip(first.0).any(|(&rows, all)| rows == 0 || all % rows != 0 || all == 1) {
-        return Err("what it absorbs cannot be told row by row".into());
+        return Err(refuse());
     }
-    let length = b.length_of(&embeds, 0);
-    let rest = b.ints(&[-1]);
-    let target = b.joined(&[length, rest]);
-    let count = shape.iter().fold(Length::ONE, |product, &it| product.zip(it, |p, q| p * q));
-    let unfolded = b.reshape(x, &target, vec![batch, count.zip(batch, |all, rows| all / rows)]);
-    Ok(b.reduce_sum(&unfolded, &[1], false))
+    let (source, axis) = folded(b, x, batch).unwrap_or_else(|| (embeds.clone(), 0));
+    let mut apart: Shape = b.shape(&source)[..axis].to_vec();
+    let mut lists: Vec<Value> = (0..axis).map(|it| b.length_of(&source, it)).collect();
+    lists.extend([b.length_of(&embeds, 0), b.ints(&[-1])]);
+    apart.push(batch);
+    let product = |shape: &[Length]| shape.iter().fold(Length::ONE, |all, &it| all.zip(it, |p, q| p * q));
+    apart.push(product(outer).zip(product(&apart), |all, told| all / told.max(1)));
+    for length in inner {
+        lists.push(b.ints(&[length.constant().ok_or_else(refuse)? as i64]));
+        apart.push(*length);
+    }
+    let target = b.joined(&lists);
+    let unfolded = b.reshape(x, &target, apart);
+    Ok(b.reduce_sum(&unfolded, &all_but(axis, axis + 2), false))
+}
+
+/// What was reshaped so that the batch became a part of the first axis of `x`, and the batch's place in it: rows of
+/// [batch, sequence] stand otherwise than those of [sequence, batch].
+fn folded(b: &Builder, x: &Value, batch: Length) -> Option<(Value, usize)> {
+    let first = |it: &Value| b.known(it)?.shape.first().copied();
+    let wanted = first(x)?;
+    let (mut open, mut seen) = (vec![x], HashSet::new());
+    while let Some(value) = open.pop() {
+        let Some(maker) = b.graph().nodes.iter().find(|it| it.outputs.contains(value)) else { continue };
+        let source = maker.inputs.first().filter(|_| maker.is("Reshape") || maker.is("Flatten"));
+        let place = source.and_then(|it| b.known(it)?.shape.iter().position(|&it| it == batch));
+        if let (Some(source), Some(place)) = (source, place) {
+            return Some((source.clone(), place));
+        }
+        let alike = maker.inputs.iter().filter(|it| first(it) == Some(wanted));
+        open.extend(alike.filter(|it| seen.insert((*it).clone())));
+    }
+    None
 }
