@@ -31,6 +31,11 @@ const SLOPE_BOUND: f64 = 0.005;
 const ALONE_BOUND: f64 = 1e-3;
 const PADDED_BOUND: f64 = 0.02;
 
+/// Steps of central differences, in parts of the embeddings' length; and those of models so steep that the others
+/// tell of their curvature.
+const STEPS: [f64; 3] = [1e-3, 4e-3, 1.6e-2];
+const FINER_STEPS: [f64; 2] = [6e-5, 2.5e-4];
+
 /// A half-precision model's own rounding stands between its logits and exact ones.
 const HALF_LOGITS_BOUND: f64 = 0.05;
 
@@ -172,12 +177,18 @@ pub fn measure(
         tensor.ok_or_else(|| Refusal::new(Code::Run, format!("no output {name}")))
     };
     let (logits, gradient) = (of(LOGITS)?, of(EMBEDS_GRAD)?);
-    let measures = Measures {
-        logits: gap(&logits, &known) / largest(&known),
-        slope: slope(&embeds, &gradient, &cotangent, width, &|batches| {
+    let along = |steps: &[f64]| {
+        slope(&embeds, &gradient, &cotangent, (width, steps), &|batches| {
             let batches: Vec<Batch> = batches.iter().map(forward).collect();
             floats(run(&compiled.forward.graph, &batches)?)
-        })?,
+        })
+    };
+    let measures = Measures {
+        logits: gap(&logits, &known) / largest(&known),
+        slope: match along(&STEPS)? {
+            coarse if coarse <= SLOPE_BOUND => coarse,
+            coarse => coarse.min(along(&FINER_STEPS)?),
+        },
         alone,
         padded,
     };
@@ -217,13 +228,13 @@ impl Measures {
     }
 }
 
-/// The best row's worst direction, each at the best of three steps: rows where a kink is stepped over, or where
+/// The best row's worst direction, each at the best of `steps`: rows where a kink is stepped over, or where
 /// float32 loses the difference, do not count against the rule.
 fn slope(
     embeds: &Tensor,
     gradient: &[f64],
     cotangent: &[f64],
-    width: usize,
+    (width, steps): (usize, &[f64]),
     logits: Logits<'_>,
 ) -> Result<f64, Refusal> {
     let rows = embeds.dims()[0];
@@ -239,11 +250,10 @@ fn slope(
         per_row.flat_map(|(row, length)| row.iter().map(move |it| it / length)).collect()
     };
     let directions = directions.each_ref().map(unit);
-    let steps = [1e-3, 4e-3, 1.6e-2];
     let sizes: Vec<f64> = start.chunks(stride).map(length).collect();
     let mut moved = Vec::new();
     for direction in &directions {
-        for step in steps {
+        for &step in steps {
             for sign in [1.0, -1.0] {
                 let place =
                     |(at, (it, along)): (usize, (&f64, &f64))| it + sign * step * sizes[at / stride] * along;
