@@ -6,8 +6,9 @@
 
 use super::Compiled;
 use super::cut::{EMBEDS, LOGITS};
-use super::derive::{COTANGENT, EMBEDS_GRAD};
-use super::graph::{Graph, Tensor, Value};
+use super::derive::{self, COTANGENT, EMBEDS_GRAD};
+use super::facts::Length;
+use super::graph::{Graph, Node, Tensor, Value};
 use super::probe::{Batch, Evaluate, Hints, batch_of, ids_input};
 use super::refusal::{Code, Refusal};
 
@@ -124,7 +125,7 @@ pub fn measure(
     if !fixed_batch {
         batches.extend((0..ROWS).map(|row| rows(&batch, row, 1)));
     }
-    let padding = paddings(original, &batch, hints);
+    let padding = if minds_masks(compiled) { paddings(original, &batch, hints) } else { None };
     batches.extend(padding.iter().flatten().cloned());
     let answers = match run(&model, &batches).and_then(floats) {
         Err(refusal) if !fixed_batch => {
@@ -289,6 +290,18 @@ fn slope(
 
 /// Embeddings in, logits out.
 type Logits<'a> = &'a dyn Fn(&[Tensor]) -> Result<Vec<Vec<f64>>, Refusal>;
+
+/// Is it the mask alone that tells the model what is padding? A convolution behind it reads what lies beside the last
+/// token, zeros of its own or places that were masked, and without a Softmax there are but sums and windows over all
+/// positions: such a model may answer otherwise to a padded row, and its export be right.
+fn minds_masks(compiled: &Compiled) -> bool {
+    let facts = &compiled.forward.facts;
+    let path = derive::activity(&compiled.forward).path;
+    let kernel = |it: &Node| facts.get(it.inputs.get(1)?)?.shape.get(2..).map(<[Length]>::to_vec);
+    let is_window =
+        |it: &Node| it.is("Conv") && kernel(it).is_none_or(|it| it.iter().any(|&it| it != Length::ONE));
+    path.iter().any(|it| it.is("Softmax")) && !path.iter().any(is_window)
+}
 
 /// A short batch, the same padded, and the same padded with something else; where that can be tried.
 fn paddings(graph: &Graph, batch: &Batch, hints: &Hints) -> Option<[Batch; 3]> {
