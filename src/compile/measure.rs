@@ -4,13 +4,16 @@
 //! logits, and does the model itself give a row the same logits alone and among others? An export that baked a
 //! length in fails the last one: it is wrong, whatever its operators.
 
+mod export;
+
 use super::Compiled;
 use super::cut::{EMBEDS, LOGITS};
-use super::derive::{self, COTANGENT, EMBEDS_GRAD};
-use super::facts::Length;
-use super::graph::{Graph, Node, Tensor, Value};
+use super::derive::{COTANGENT, EMBEDS_GRAD};
+use super::graph::{Graph, Tensor, Value};
 use super::probe::{Batch, Evaluate, Hints, batch_of, ids_input};
 use super::refusal::{Code, Refusal};
+
+pub use export::Export;
 
 /// What was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -29,8 +32,6 @@ pub struct Measures {
 /// Above these, a graph is not offered.
 const LOGITS_BOUND: f64 = 1e-3;
 const SLOPE_BOUND: f64 = 0.005;
-const ALONE_BOUND: f64 = 1e-3;
-const PADDED_BOUND: f64 = 0.02;
 
 /// Steps of central differences, in parts of the embeddings' length; and those of models so steep that the others
 /// tell of their curvature.
@@ -46,8 +47,6 @@ const ROWS: usize = 4;
 const TOKENS: usize = 10;
 /// The same for other measurements.
 pub(super) const TRIAL: (usize, usize) = (ROWS, TOKENS);
-/// The shorter length of the test by padding.
-const SHORT: usize = 6;
 
 /// What a model says of one batch: what other derived graphs are measured against.
 #[derive(Debug, Clone)]
@@ -104,52 +103,16 @@ impl Known {
     }
 }
 
-/// Measures the gradient graph `derived` of `compiled` against `original`, the model as it was read.
+/// Measures the gradient graph `derived` of `compiled` against what its model answers.
 pub fn measure(
-    original: &Graph,
+    export: &Export,
     compiled: &Compiled,
     derived: &Graph,
-    hints: &Hints,
     evaluate: Evaluate<'_>,
 ) -> Result<Measures, Refusal> {
-    let run = |graph: &Graph, batches: &[Batch]| {
-        let runs = evaluate(graph, batches).map_err(|error| Refusal::new(Code::Run, error))?;
-        let complete = runs.len() == batches.len();
-        if complete { Ok(runs) } else { Err(Refusal::new(Code::Run, "a run is missing")) }
-    };
-    let batch = batch_of(original, (ROWS, TOKENS), hints)?;
-    let mut model = original.clone();
-    model.outputs.retain(|it| it.value == compiled.logits.output.value);
-    let mut batches = vec![batch.clone()];
-    let fixed_batch = batch.iter().any(|it| it.1.dims().first() != Some(&ROWS));
-    if !fixed_batch {
-        batches.extend((0..ROWS).map(|row| rows(&batch, row, 1)));
-    }
-    let padding = if minds_masks(compiled) { paddings(original, &batch, hints) } else { None };
-    batches.extend(padding.iter().flatten().cloned());
-    let answers = match run(&model, &batches).and_then(floats) {
-        Err(refusal) if !fixed_batch => {
-            // Some exports run one row at a time only; what is derived from them may run more.
-            let counts: Vec<usize> = batches.iter().map(|it| it[0].1.dims()[0]).collect();
-            let apart = batches.iter().zip(&counts);
-            let apart = apart.flat_map(|(it, &count)| (0..count).map(move |row| rows(it, row, 1)));
-            let single = run(&model, &apart.collect::<Vec<_>>()).and_then(floats).map_err(|_| refusal)?;
-            let mut single = single.into_iter();
-            counts.iter().map(|&count| single.by_ref().take(count).flatten().collect()).collect()
-        }
-        answers => answers?,
-    };
-    let size = largest(&answers[0]);
-    let width = answers[0].len() / batch[0].1.dims()[0].max(1);
-    let alone = if fixed_batch { 0.0 } else { gap(&answers[1..=ROWS].concat(), &answers[0]) / size };
-    let padded = padding.is_some().then(|| {
-        let [short, long, other] = &answers[answers.len() - 3..] else { return 0.0 };
-        // A model that reads masked tokens gives another answer when they change; that is no error of the export.
-        let leak = gap(long, other);
-        let gap = gap(short, long);
-        if gap > 4.0 * leak { gap / size } else { 0.0 }
-    });
-
+    let run = |graph: &Graph, batches: &[Batch]| complete(graph, batches, evaluate);
+    let Export { batch, logits: answer, alone, padded } = export.clone();
+    let width = answer.len() / batch[0].1.dims()[0].max(1);
     let embeds = embed(compiled, &batch)?;
     let forward = |embeds: &Tensor| {
         let mut batch = batch.clone();
@@ -157,14 +120,14 @@ pub fn measure(
         batch
     };
     let known: Vec<f64> = match &compiled.logits.activation {
-        None => answers[0].clone(),
+        None => answer,
         Some(_) => {
             let mut inner = compiled.graph.clone();
             let port = inner.outputs.iter().position(|it| it.value == compiled.logits.output.value);
             let mut port = inner.outputs.swap_remove(port.unwrap_or(0));
             port.value = compiled.logits.value.clone();
             inner.outputs = vec![port];
-            floats(run(&inner, &batches[..1])?)?.swap_remove(0)
+            floats(run(&inner, std::slice::from_ref(&batch))?)?.swap_remove(0)
         }
     };
     let cotangent: Vec<f64> = (0..known.len()).map(|it| noise(it, 11)).collect();
@@ -201,17 +164,6 @@ impl Measures {
         let refuse = |reason: String| Err(Refusal::new(Code::Measured, reason));
         // Written so that a NaN is refused, too.
         let within = |value: f64, bound: f64| value <= bound;
-        if !within(self.alone, ALONE_BOUND) {
-            let reason = "the export is wrong: a row's logits differ by {} of the largest when other rows are \
-                          in the batch; a batch size is baked in";
-            return refuse(reason.replace("{}", &format!("{:.1e}", self.alone)));
-        }
-        if let Some(padded) = self.padded.filter(|&it| !within(it, PADDED_BOUND)) {
-            return refuse(format!(
-                "the export is wrong: a row's logits differ by {padded:.1e} of the largest when it is padded; \
-                 a length is baked in"
-            ));
-        }
         let bound = if raised { HALF_LOGITS_BOUND } else { LOGITS_BOUND };
         if !within(self.logits, bound) {
             return refuse(format!(
@@ -291,63 +243,6 @@ fn slope(
 /// Embeddings in, logits out.
 type Logits<'a> = &'a dyn Fn(&[Tensor]) -> Result<Vec<Vec<f64>>, Refusal>;
 
-/// Is it the mask alone that tells the model what is padding? A convolution behind it reads what lies beside the last
-/// token, zeros of its own or places that were masked, and without a Softmax there are but sums and windows over all
-/// positions: such a model may answer otherwise to a padded row, and its export be right.
-fn minds_masks(compiled: &Compiled) -> bool {
-    let facts = &compiled.forward.facts;
-    let path = derive::activity(&compiled.forward).path;
-    let kernel = |it: &Node| facts.get(it.inputs.get(1)?)?.shape.get(2..).map(<[Length]>::to_vec);
-    let is_window =
-        |it: &Node| it.is("Conv") && kernel(it).is_none_or(|it| it.iter().any(|&it| it != Length::ONE));
-    path.iter().any(|it| it.is("Softmax")) && !path.iter().any(is_window)
-}
-
-/// A short batch, the same padded, and the same padded with something else; where that can be tried.
-fn paddings(graph: &Graph, batch: &Batch, hints: &Hints) -> Option<[Batch; 3]> {
-    let pad = hints.pad?;
-    let ids = ids_input(graph).ok()?.value.clone();
-    let is_mask = |name: &Value| name.contains("mask");
-    if !batch.iter().any(|it| is_mask(&it.0)) || batch.iter().any(|it| it.1.dims() != [ROWS, TOKENS]) {
-        return None;
-    }
-    let eos = |it: Vec<i64>| match hints.eos {
-        Some(eos) => it
-            .into_iter()
-            .enumerate()
-            .map(|(at, it)| if at % SHORT == SHORT - 1 { eos } else { it })
-            .collect(),
-        None => it,
-    };
-    let short = |(name, tensor): &(Value, Tensor)| {
-        let values = tensor.to_i64()?;
-        let kept = values.chunks(TOKENS).flat_map(|row| row[..SHORT].to_vec()).collect();
-        let kept: Vec<i64> = if *name == ids { eos(kept) } else { kept };
-        Some((name.clone(), retyped(tensor, &[ROWS, SHORT], &kept)?))
-    };
-    let short: Batch = batch.iter().map(short).collect::<Option<_>>()?;
-    let long = |fill: i64| {
-        let one = |((name, whole), (_, part)): (&(Value, Tensor), &(Value, Tensor))| {
-            let (whole_values, part_values) = (whole.to_i64()?, part.to_i64()?);
-            let value = |at: usize| match at % TOKENS {
-                column if column < SHORT => part_values[at / TOKENS * SHORT + column],
-                _ if *name == ids => fill,
-                _ if is_mask(name) => 0,
-                _ => whole_values[at],
-            };
-            let values: Vec<i64> = (0..whole_values.len()).map(value).collect();
-            Some((name.clone(), retyped(whole, whole.dims(), &values)?))
-        };
-        batch.iter().zip(&short).map(one).collect::<Option<Batch>>()
-    };
-    let other = batch.iter().find(|it| it.0 == ids)?.1.to_i64()?[0];
-    Some([short.clone(), long(pad)?, long(other)?])
-}
-
-fn retyped(like: &Tensor, dims: &[usize], values: &[i64]) -> Option<Tensor> {
-    super::probe::typed(like.element(), dims, values)
-}
-
 /// Some rows of every tensor.
 pub(super) fn rows(batch: &Batch, first: usize, count: usize) -> Batch {
     let cut = |(name, tensor): &(Value, Tensor)| {
@@ -367,6 +262,16 @@ pub(super) fn embed(compiled: &Compiled, batch: &Batch) -> Result<Tensor, Refusa
     let ids = ids_input(&compiled.graph)?.value.clone();
     let ids = batch.iter().find(|it| it.0 == ids).map(|it| &it.1).ok_or_else(refuse)?;
     compiled.lookup(&ids.to_i64().ok_or_else(refuse)?, ids.dims()).ok_or_else(refuse)
+}
+
+/// Runs a graph on all of the batches.
+fn complete(
+    graph: &Graph,
+    batches: &[Batch],
+    evaluate: Evaluate<'_>,
+) -> Result<Vec<Vec<Option<Tensor>>>, Refusal> {
+    let runs = evaluate(graph, batches).map_err(|error| Refusal::new(Code::Run, error))?;
+    if runs.len() == batches.len() { Ok(runs) } else { Err(Refusal::new(Code::Run, "a run is missing")) }
 }
 
 pub(super) fn floats(runs: Vec<Vec<Option<Tensor>>>) -> Result<Vec<Vec<f64>>, Refusal> {

@@ -37,7 +37,7 @@ use cut::Cut;
 use graph::{Axis, Graph, Tensor};
 use intervene::Replaced;
 use locate::{Embedding, Logits};
-use measure::{Known, Measures};
+use measure::{Export, Known, Measures};
 use probe::{Evaluate, Hints, Probe};
 use refusal::{Code, Refusal};
 use relevance::Relevance;
@@ -66,6 +66,8 @@ pub struct Compiled {
     pub lowered: bool,
     /// The model itself with less work, where that is worth having; see [`lean::forward`].
     pub lean: Option<Graph>,
+    /// Why the export itself is wrong, if that was found: nothing is derived from it.
+    pub wrong: Option<Refusal>,
     /// The gradient graph, or all that stands in its way.
     pub gradient: Result<Derived, Refusal>,
     /// The intervention graph, or what stands in its way.
@@ -143,12 +145,21 @@ impl Compiled {
         evaluate: Evaluate<'_>,
     ) -> Result<Self, Refusal> {
         let mut it = Self::structure(original.clone(), hints, evaluate)?;
+        let export = match Export::of(&original, &it, hints, evaluate) {
+            Ok(export) => export,
+            Err(refusal) => {
+                // Whatever is read off a wrong export is wrong.
+                (it.gradient, it.intervention) = (Err(refusal.clone()), Err(refusal.clone()));
+                (it.attention, it.wrong) = (Err(refusal.clone()), Some(refusal));
+                return Ok(it);
+            }
+        };
         let gradient = match given.gradient {
             Some(graph) => Ok(graph),
             None => derive::gradient_with(&it.forward, given.kernels).map(|it| it.0),
         };
         it.gradient = gradient.and_then(|graph| {
-            let measures = measure::measure(&original, &it, &graph, hints, evaluate)?;
+            let measures = measure::measure(&export, &it, &graph, evaluate)?;
             Ok(Derived { graph, measures })
         });
         let intervention = match given.intervention {
@@ -203,6 +214,7 @@ impl Compiled {
             raised,
             lowered,
             lean: None,
+            wrong: None,
             gradient,
             intervention,
             attention,
@@ -214,6 +226,9 @@ impl Compiled {
     /// # Errors
     /// As [`relevance::derive`].
     pub fn relevance(&self, composite: Composite) -> Result<Relevance, Refusal> {
+        if let Some(refusal) = &self.wrong {
+            return Err(refusal.clone());
+        }
         let table = self.graph.initializers.get(&self.embedding.table).and_then(Tensor::to_f32);
         let table = table.unwrap_or_default();
         let low = table.iter().copied().fold(f32::INFINITY, f32::min);

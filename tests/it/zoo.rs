@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use explaind::compile::anatomy::Pooling;
+use explaind::compile::composite::Composite;
 use explaind::compile::graph::{Graph, Node, Port, Tensor, Type, Value};
 use explaind::compile::probe::{Batch, Hints};
 use explaind::compile::refusal::{Code, Refusal};
@@ -281,6 +282,7 @@ fn a_rule_that_is_wrong_by_a_fifth_is_not_admitted() {
     let hints = hints(path.parent().unwrap());
     let compiled = Compiled::open(original.clone(), &hints, &evaluate).unwrap();
     let (derived, _) = derive::gradient(&compiled.forward).unwrap();
+    let export = measure::Export::of(&original, &compiled, &hints, &evaluate).unwrap();
     for op in ["Softmax", "LayerNormalization", "Gemm", "Erf", "Tanh"] {
         let caused = compiled.forward.graph.nodes.iter().filter(|it| it.op == op);
         let labels: Vec<String> = caused.map(|it| format!("{}/grad/", it.label())).collect();
@@ -296,10 +298,10 @@ fn a_rule_that_is_wrong_by_a_fifth_is_not_admitted() {
         }
         wrong.nodes.insert(last + 1, fifth);
         wrong.initializers.insert("1.2".into(), Tensor::from_f32(&[], &[1.2]));
-        let outcome = measure::measure(&original, &compiled, &wrong, &hints, &evaluate);
+        let outcome = measure::measure(&export, &compiled, &wrong, &evaluate);
         assert_eq!(outcome.map_err(|it| it.code), Err(Code::Measured), "{op}");
     }
-    assert!(measure::measure(&original, &compiled, &derived, &hints, &evaluate).is_ok());
+    assert!(measure::measure(&export, &compiled, &derived, &evaluate).is_ok());
 }
 
 #[test]
@@ -334,8 +336,12 @@ fn an_export_that_depends_on_its_batch_or_length_is_called_wrong() {
     let hints = hints(path.parent().unwrap());
     for (axis, baked) in [(0, "batch size is baked in"), (1, "length is baked in")] {
         let compiled = Compiled::open(scaled_by_length(&path, axis), &hints, &evaluate).unwrap();
-        let refusal = compiled.gradient.unwrap_err();
+        let relevance = compiled.relevance(Composite::ALL[0]).map(|_| ());
+        let gradient = compiled.gradient.map(|_| ());
+        let others = [compiled.intervention.map(|_| ()), compiled.attention.map(|_| ()), relevance];
+        let refusal = gradient.clone().unwrap_err();
         assert_eq!(refusal.code, Code::Measured);
         assert!(refusal.reason.contains(baked), "{}", refusal.reason);
+        assert!(others.iter().all(|it| *it == gradient), "{others:?}");
     }
 }
