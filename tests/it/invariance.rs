@@ -139,3 +139,61 @@ fn integrated_gradients_are_complete_up_to_the_delta_that_they_report() {
     };
     TestRunner::new(config).run(&(sentence, 5usize..60), law).expect("the law holds");
 }
+
+const REVIEW: &str =
+    "The acting is fine and the songs are good, yet the story never finds a reason to be told.";
+
+/// The graded rule reaches with 65 points what Gauss-Legendre reaches with many, token by token.
+#[test]
+fn graded_integrated_gradients_are_those_of_many_points() {
+    for baseline in ["pad", "mask", "zero"] {
+        let asked = |rule: &str, steps: usize| {
+            let parameters = json!({ "baseline": baseline, "rule": rule, "steps": steps, "tolerance": null });
+            scores(&ask(bundled(), "integrated-gradients", &[REVIEW.to_owned()], &parameters))
+        };
+        let (found, wanted) = (asked("graded", 65), asked("gauss-legendre", 256));
+        let largest = wanted.iter().fold(0.0f64, |most, it| most.max(it.abs()));
+        for (found, wanted) in found.iter().zip(&wanted) {
+            assert!((found - wanted).abs() <= 1e-4 * largest, "{baseline}: {found} instead of {wanted}");
+        }
+    }
+}
+
+/// A rule that nests pays for a point once, however many rounds there are, and a run that uses all of its rounds costs
+/// its price.
+#[test]
+fn what_integrated_gradients_refine_is_evaluated_once() {
+    for (rule, points) in [
+        (json!({}), 19),
+        (json!({ "rule": "graded" }), 19),
+        (json!({ "rule": "trapezoid" }), 25),
+        (json!({ "rule": "left" }), 16),
+        (json!({ "rule": "right" }), 16),
+        (json!({ "rule": "midpoint" }), 4 + 8 + 16),
+        (json!({ "rule": "gauss-legendre" }), 4 + 8 + 16),
+    ] {
+        let mut parameters = json!({ "steps": 4, "max_steps": 28, "tolerance": 0.0 });
+        parameters.as_object_mut().expect("an object").extend(rule.as_object().expect("an object").clone());
+        let answer = ask(bundled(), "integrated-gradients", &[REVIEW.to_owned()], &parameters);
+        let usage = &answer.usage;
+        assert_eq!(usage.gradient_passes, points, "{rule}");
+        let spent = usage.forward_passes + usage.gradient_passes + usage.reused_passes;
+        assert_eq!(spent, usage.priced_passes, "{rule}");
+    }
+}
+
+/// What a run keeps of its earlier rounds leaves the scores those of its last round alone.
+#[test]
+fn refined_integrated_gradients_are_those_of_the_last_round() {
+    for rule in ["graded", "trapezoid", "left", "right", "gauss-legendre"] {
+        let asked = |parameters: Json| {
+            let answer = ask(bundled(), "integrated-gradients", &[REVIEW.to_owned()], &parameters);
+            (scores(&answer), answer.results[0].explanations[0].evidence["steps"].as_u64().expect("a number"))
+        };
+        let (refined, steps) = asked(json!({ "rule": rule, "steps": 3, "max_steps": 20, "tolerance": 0.0 }));
+        let (alone, _) = asked(json!({ "rule": rule, "steps": steps, "tolerance": null }));
+        for (refined, alone) in refined.iter().zip(&alone) {
+            assert!((refined - alone).abs() <= 1e-4, "{rule}, {steps} points: {refined} and {alone}");
+        }
+    }
+}

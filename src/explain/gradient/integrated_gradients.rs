@@ -46,18 +46,21 @@ pub struct IntegratedGradients {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub baseline_text: Option<String>,
-    /// How the integral is approximated.
-    #[schema(default = "gauss-legendre")]
-    pub rule: Rule,
+    /// How the integral is approximated; if absent, by `graded` with a `tolerance` and by `gauss-legendre`
+    /// without. `graded` are Fejér's points, drawn towards the line's first half.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub rule: Option<Rule>,
     /// Points on the line; with a `tolerance`, points to begin with.
     #[schema(minimum = 1, maximum = 1024, default = 32)]
     pub steps: usize,
-    /// Points are doubled until the completeness error is at most this share of the difference that is
-    /// explained. `null`: exactly `steps` points.
+    /// Points are doubled, give or take one, until the completeness error is at most this share of the
+    /// difference that is explained; `graded`, `trapezoid`, `left` and `right` evaluate only those that are new.
+    /// `null`: exactly `steps` points.
     #[schema(minimum = 0.0, default = 0.01)]
     pub tolerance: Option<f64>,
     /// The most points on one line when there is a `tolerance`.
-    #[schema(minimum = 1, maximum = 1024, default = 256)]
+    #[schema(minimum = 1, maximum = 1024, default = 300)]
     pub max_steps: usize,
     /// Random baselines to average over, for `baseline: "random"`.
     #[schema(minimum = 1, maximum = 64, default = 4)]
@@ -69,10 +72,10 @@ impl Default for IntegratedGradients {
         Self {
             baseline: BaselineKind::Pad,
             baseline_text: None,
-            rule: Rule::GaussLegendre,
+            rule: None,
             steps: 32,
             tolerance: Some(0.01),
-            max_steps: 256,
+            max_steps: 300,
             draws: 4,
         }
     }
@@ -87,26 +90,39 @@ impl IntegratedGradients {
         Baseline::read(self.baseline, self.baseline_text.as_deref(), self.draws, subject)
     }
 
+    /// The rule that was asked for, or the one that goes with the way of stopping.
+    fn rule(&self) -> Rule {
+        let usual = if self.tolerance.is_some() { Rule::Graded } else { Rule::GaussLegendre };
+        self.rule.unwrap_or(usual)
+    }
+
     /// The numbers of points that may be tried, one after the other.
     fn rounds(&self) -> Vec<usize> {
         match self.tolerance {
             None => vec![self.steps],
             Some(_) => {
                 let last = self.max_steps.max(self.steps);
-                let doubled = std::iter::successors(Some(self.steps), |steps| Some(steps * 2));
-                doubled.take_while(|steps| *steps <= last).collect()
+                let refined =
+                    std::iter::successors(Some(self.steps), |&steps| Some(self.rule().refined(steps)));
+                refined.take_while(|steps| *steps <= last).collect()
             }
         }
     }
+
+    /// Points of one line that are evaluated if no round is good enough.
+    fn points(&self) -> usize {
+        let rounds = self.rounds();
+        if self.rule().nests() { rounds.last().copied().unwrap_or(0) } else { rounds.iter().sum() }
+    }
 }
 
-/// Every round's points, for every baseline; and the scores at both ends.
+/// Every point of every round once, for every baseline; and the scores at both ends.
 fn price(parameters: &IntegratedGradients, subject: &Subject<'_>) -> Result<Price, ExplainError> {
     if parameters.tolerance.is_some_and(|it| !it.is_finite() || it < 0.0) {
         return Err(Misfit::parameter("tolerance", "must be a finite number of at least 0").into());
     }
     let draws = parameters.start(subject)?.draws() as u64;
-    let points = parameters.rounds().iter().sum::<usize>() as u64 * draws;
+    let points = parameters.points() as u64 * draws;
     let line = price_of(points, subject.targets, subject.output);
     Ok(Price { forward: line.forward + 1 + draws, gradient: line.gradient })
 }
@@ -146,6 +162,7 @@ fn run(parameters: &IntegratedGradients, case: &Case<'_>) -> Result<Vec<Finding>
         evidence.insert("completeness_delta".into(), json!(delta));
         evidence.insert("relative_delta".into(), json!(delta.abs() / difference.abs().max(FLOOR)));
         evidence.insert("steps".into(), json!(line.steps));
+        evidence.insert("rule".into(), json!(parameters.rule()));
         evidence.insert("converged".into(), json!(line.converged));
         evidence.insert("baseline_ids".into(), baseline.ids());
         evidence.insert("baseline_confidence".into(), json!(neutral));
@@ -172,6 +189,16 @@ struct Line {
 }
 
 impl Line {
+    /// Counts the derivatives at one point.
+    fn count(&mut self, along: &[f64], weight: f64, is_last: bool) {
+        for (score, along) in self.scores.iter_mut().zip(along) {
+            *score += weight * along;
+        }
+        if is_last {
+            self.last = along.iter().sum();
+        }
+    }
+
     fn add(&mut self, other: &Self, weight: f64) {
         let first = self.scores.is_empty();
         self.scores.resize(other.scores.len(), 0.0);
@@ -184,7 +211,8 @@ impl Line {
     }
 }
 
-/// One line for each target, with as many points as its tolerance wants.
+/// One line for each target, with as many points as its tolerance wants. An evaluation counts in every round that
+/// has its point.
 fn along(
     parameters: &IntegratedGradients,
     embedded: &Embedded<'_, '_>,
@@ -192,15 +220,32 @@ fn along(
     differences: &[f64],
 ) -> Result<Vec<Line>, ExplainError> {
     let tolerance = parameters.tolerance.unwrap_or(0.01);
+    let rounds: Vec<Nodes> =
+        parameters.rounds().iter().map(|&steps| parameters.rule().nodes(steps)).collect();
+    let blank = |nodes: &Nodes| Line {
+        scores: vec![0.0; embedded.tokens],
+        steps: nodes.points.len(),
+        ..Line::default()
+    };
+    let mut tried: Vec<Vec<Line>> =
+        rounds.iter().map(|nodes| vec![blank(nodes); differences.len()]).collect();
     let mut lines = vec![Line::default(); differences.len()];
     let mut open: Vec<usize> = (0..differences.len()).collect();
-    for steps in parameters.rounds() {
-        let found = once(embedded, start, &parameters.rule.nodes(steps), &open)?;
-        for (&target, mut line) in open.iter().zip(found) {
-            let difference = differences[target];
+    for (round, nodes) in rounds.iter().enumerate() {
+        let is_new = |at: &f64| rounds[..round].iter().all(|earlier| earlier.place(*at).is_none());
+        let shares: Vec<f64> = nodes.points.iter().copied().filter(is_new).collect();
+        each(embedded, start, &shares, &open, |target, share, along| {
+            for (nodes, lines) in rounds[round..].iter().zip(&mut tried[round..]) {
+                if let Some(place) = nodes.place(share) {
+                    lines[target].count(along, nodes.weights[place], place + 1 == nodes.points.len());
+                }
+            }
+        })?;
+        for &target in &open {
+            let (line, difference) = (&mut tried[round][target], differences[target]);
             let delta = line.scores.iter().sum::<f64>() - difference;
             line.converged = delta.abs() <= tolerance * difference.abs().max(FLOOR);
-            lines[target] = line;
+            lines[target] = line.clone();
         }
         open.retain(|&target| !lines[target].converged);
         if open.is_empty() {
@@ -210,29 +255,19 @@ fn along(
     Ok(lines)
 }
 
-fn once(
+/// Hands the derivatives along the line, one a token, to `sink`: of each target, at each share of the way.
+fn each(
     embedded: &Embedded<'_, '_>,
     start: &Arc<[f32]>,
-    nodes: &Nodes,
+    shares: &[f64],
     targets: &[usize],
-) -> Result<Vec<Line>, ExplainError> {
+    mut sink: impl FnMut(usize, f64, &[f64]),
+) -> Result<(), ExplainError> {
     let points: Vec<Point> =
-        nodes.points.iter().map(|&share| Embedded::between(start, &embedded.x, share as f32)).collect();
-    let last = points.len() - 1;
-    let steps = points.len();
-    let blank = || Line { scores: vec![0.0; embedded.tokens], steps, converged: false, last: 0.0 };
-    let mut lines: Vec<Line> = targets.iter().map(|_| blank()).collect();
+        shares.iter().map(|&share| Embedded::between(start, &embedded.x, share as f32)).collect();
     embedded.gradients(&points, targets, |it| {
         let way = embedded.x.iter().zip(&**start).map(|(x, b)| f64::from(*x) - f64::from(*b));
         let along = embedded.by_token(it.slope.iter().zip(way).map(|(slope, way)| f64::from(*slope) * way));
-        let Some(line) = targets.iter().position(|&target| target == it.target) else { return };
-        let line = &mut lines[line];
-        for (score, along) in line.scores.iter_mut().zip(&along) {
-            *score += nodes.weights[it.point] * along;
-        }
-        if it.point == last {
-            line.last = along.iter().sum();
-        }
-    })?;
-    Ok(lines)
+        sink(it.target, shares[it.point], &along);
+    })
 }
