@@ -6,16 +6,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use explaind::compile::anatomy::Anatomy;
 use explaind::compile::composite::{Bend, Composite, Linear, Role};
-use explaind::compile::graph::{Graph, Node, Value};
+use explaind::compile::cut::{Cut, EMBEDS, LOGITS};
+use explaind::compile::derive::COTANGENT;
+use explaind::compile::graph::text::Example;
+use explaind::compile::graph::{Graph, Node, Tensor, Value};
 use explaind::compile::probe::Hints;
 use explaind::compile::relevance::audit::{Audit, audit};
+use explaind::compile::relevance::{self, ABSORBED, RELEVANCE};
 use explaind::compile::{Compiled, derive, no_external, read, write};
 use explaind::explain::{Arrival, ExplainRequest, Explanation, explain, registry};
 use explaind::runtime::Cancel;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serde_json::{Value as Json, json};
 
 use crate::evaluate::evaluate;
+use crate::operators::{inputs, learn};
 use crate::support::bundled;
 
 /// The zoo's models, those among them that lack something included.
@@ -57,6 +65,37 @@ fn every_composite_closes_its_books_wherever_there_is_a_gradient() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     for name in ["bert-fp16", "bert-ort-fused-full-sdpa17", "bert-softmax-probabilities", "cnn-legacy17"] {
         assert!(explained.iter().any(|it| it == name), "{name} has a gradient: {explained:?}");
+    }
+}
+
+/// PyTorch's own attention layer computes on [sequence·batch] rows, grouped layers on [groups, batch·sequence].
+#[test]
+fn folded_rows_keep_books_of_their_own() {
+    let layouts = [
+        "t = Transpose(inputs_embeds[2, 3, 4]) {perm: [1, 0, 2]}; f = Reshape(t, [6, 4]); g = Gemm(f, w[4, 2], c[2]); r = Reshape(g, [3, 2, 2]); logits = ReduceSum(r, [0]) {keepdims: 0}",
+        "f = Reshape(inputs_embeds[2, 3, 4], [6, 4]); g = Gemm(f, w[4, 2], c[2]); r = Reshape(g, [2, 3, 2]); logits = ReduceSum(r, [1]) {keepdims: 0}",
+        "f = Reshape(inputs_embeds[2, 3, 4], [6, 1, 4]); t = Transpose(f) {perm: [1, 0, 2]}; m = MatMul(t, w[1, 4, 2]); g = Add(m, c[2]); r = Reshape(g, [2, 3, 2]); logits = ReduceSum(r, [1]) {keepdims: 0}",
+    ];
+    for text in layouts {
+        let mut example = Example::parse(text).unwrap();
+        let mut batch = inputs(&example, &mut ChaCha8Rng::seed_from_u64(3));
+        let facts = learn(&example.graph, &batch).unwrap();
+        let graph = &mut example.graph;
+        let constants: Vec<_> = batch.extract_if(.., |it| &*it.0 != EMBEDS).collect();
+        graph.inputs.retain(|it| &*it.value == EMBEDS);
+        graph.initializers.extend(constants);
+        let cut = Cut { graph: example.graph, facts };
+        let made = relevance::derive(&cut, &Anatomy::default(), Composite::AttnLrp, (-2.0, 2.0)).unwrap();
+        batch.push((COTANGENT.into(), Tensor::from_f32(&[2, 2], &[1.0, 0.0, 0.0, 0.0])));
+        let run = evaluate(&made.graph, &[batch]).unwrap().remove(0);
+        let of = |name: &str| {
+            let place = made.graph.outputs.iter().position(|it| &*it.value == name).unwrap();
+            run[place].as_ref().unwrap().to_f64().unwrap()
+        };
+        let (logits, tokens, absorbed) = (of(LOGITS), of(RELEVANCE), of(ABSORBED));
+        assert_eq!(absorbed[1], 0.0, "{text}: the second row explains nothing");
+        let first = tokens[..3].iter().sum::<f64>() + absorbed[0];
+        assert!((first - logits[0]).abs() < 1e-5, "{text}: {first} of {}", logits[0]);
     }
 }
 

@@ -104,7 +104,7 @@ pub fn rows(b: &mut Builder, x: &Value) -> Result<Value, Misfit> {
     by_row(b, x, 0)
 }
 
-/// The sum over everything but the batch and the last `kept` axes, whose lengths are constant.
+/// The sum over everything but the batch and the last `kept` axes.
 pub fn by_row(b: &mut Builder, x: &Value, kept: usize) -> Result<Value, Misfit> {
     let embeds: Value = EMBEDS.into();
     let (batch, shape) = (b.shape(&embeds)[0], b.shape(x));
@@ -113,42 +113,40 @@ pub fn by_row(b: &mut Builder, x: &Value, kept: usize) -> Result<Value, Misfit> 
     if let Some(axis) = outer.iter().position(|&it| it == batch) {
         return Ok(b.reduce_sum(x, &all_but(axis, outer.len()), false));
     }
-    // Rows that were folded into the first axis come apart again.
+    // Rows that were folded into an axis come apart again.
     let refuse = || Misfit::from("what it absorbs cannot be told row by row");
-    let first = outer.first().copied().unwrap_or(Length::ONE);
-    if batch.0.iter().zip(first.0).any(|(&rows, all)| rows == 0 || all % rows != 0 || all == 1) {
-        return Err(refuse());
-    }
-    let (source, axis) = folded(b, x, batch).unwrap_or_else(|| (embeds.clone(), 0));
-    let mut apart: Shape = b.shape(&source)[..axis].to_vec();
-    let mut lists: Vec<Value> = (0..axis).map(|it| b.length_of(&source, it)).collect();
+    let multiple = |it: &Length| batch.0.iter().zip(it.0).all(|(&n, all)| n != 0 && all % n == 0 && all != 1);
+    let varies = |it: &Length| it.constant().is_none() || batch.constant().is_some();
+    let axis = outer.iter().position(|it| multiple(it) && varies(it)).ok_or_else(refuse)?;
+    let (source, place) = folded(b, x, outer[axis], batch).unwrap_or_else(|| (embeds.clone(), 0));
+    let mut told: Shape = b.shape(&source)[..place].to_vec();
+    told.push(batch);
+    let rest = told.iter().fold(outer[axis], |all, &it| all.zip(it, |all, told| all / told.max(1)));
+    let mut lists: Vec<Value> = (0..axis).map(|it| b.length_of(x, it)).collect();
+    lists.extend((0..place).map(|it| b.length_of(&source, it)));
     lists.extend([b.length_of(&embeds, 0), b.ints(&[-1])]);
-    apart.push(batch);
-    let product = |shape: &[Length]| shape.iter().fold(Length::ONE, |all, &it| all.zip(it, |p, q| p * q));
-    apart.push(product(outer).zip(product(&apart), |all, told| all / told.max(1)));
-    for length in inner {
-        lists.push(b.ints(&[length.constant().ok_or_else(refuse)? as i64]));
-        apart.push(*length);
-    }
+    lists.extend((axis + 1..shape.len()).map(|it| b.length_of(x, it)));
     let target = b.joined(&lists);
+    let apart = [&shape[..axis], &told, &[rest], &shape[axis + 1..]].concat();
+    let count = apart.len() - inner.len();
     let unfolded = b.reshape(x, &target, apart);
-    Ok(b.reduce_sum(&unfolded, &all_but(axis, axis + 2), false))
+    Ok(b.reduce_sum(&unfolded, &all_but(axis + place, count), false))
 }
 
-/// What was reshaped so that the batch became a part of the first axis of `x`, and the batch's place in it: rows of
-/// [batch, sequence] stand otherwise than those of [sequence, batch].
-fn folded(b: &Builder, x: &Value, batch: Length) -> Option<(Value, usize)> {
-    let first = |it: &Value| b.known(it)?.shape.first().copied();
-    let wanted = first(x)?;
+/// What was reshaped so that the batch became a part of an axis of `x`, of the length `wanted`, and the batch's place
+/// in it: rows of [batch, sequence] stand otherwise than those of [sequence, batch].
+fn folded(b: &Builder, x: &Value, wanted: Length, batch: Length) -> Option<(Value, usize)> {
+    let place = |it: &Value, length: Length| b.known(it)?.shape.iter().position(|&it| it == length);
     let (mut open, mut seen) = (vec![x], HashSet::new());
     while let Some(value) = open.pop() {
         let Some(maker) = b.graph().nodes.iter().find(|it| it.outputs.contains(value)) else { continue };
         let source = maker.inputs.first().filter(|_| maker.is("Reshape") || maker.is("Flatten"));
-        let place = source.and_then(|it| b.known(it)?.shape.iter().position(|&it| it == batch));
-        if let (Some(source), Some(place)) = (source, place) {
+        if let Some(source) = source
+            && let Some(place) = place(source, batch)
+        {
             return Some((source.clone(), place));
         }
-        let alike = maker.inputs.iter().filter(|it| first(it) == Some(wanted));
+        let alike = maker.inputs.iter().filter(|it| place(it, wanted).is_some());
         open.extend(alike.filter(|it| seen.insert((*it).clone())));
     }
     None
