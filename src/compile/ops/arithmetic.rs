@@ -183,10 +183,16 @@ fn reciprocal(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Mi
     only(b.neg(&product))
 }
 
-/// `dx = ½·dy/y`
+/// Smaller than the root of any number that float32 holds.
+const NO_ROOT: f64 = 1e-23;
+
+/// `dx = ½·dy/y`; at zero a large number instead of an infinite one, so that zero times it is zero: the deviation of
+/// equal elements is a root of zero, whose operand does not change
 fn sqrt(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
     let half = b.scale(dy, 0.5);
-    only(b.div(&half, &node.outputs[0]))
+    let tiny = b.scalar(NO_ROOT);
+    let y = b.binary("Max", &node.outputs[0], &tiny);
+    only(b.div(&half, &y))
 }
 
 /// `dx = dy·y`
