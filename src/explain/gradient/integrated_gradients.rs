@@ -46,11 +46,10 @@ pub struct IntegratedGradients {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub baseline_text: Option<String>,
-    /// How the integral is approximated; if absent, by `graded` with a `tolerance` and by `gauss-legendre`
-    /// without. `graded` are Fejér's points, drawn towards the line's first half.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub rule: Option<Rule>,
+    /// How the integral is approximated. `graded` are Fejér's points, drawn towards the line's first half: on trained
+    /// encoders about half of the rows for a tolerance below the default (`docs/path-points.md`).
+    #[schema(default = "gauss-legendre")]
+    pub rule: Rule,
     /// Points on the line; with a `tolerance`, points to begin with.
     #[schema(minimum = 1, maximum = 1024, default = 32)]
     pub steps: usize,
@@ -60,7 +59,7 @@ pub struct IntegratedGradients {
     #[schema(minimum = 0.0, default = 0.01)]
     pub tolerance: Option<f64>,
     /// The most points on one line when there is a `tolerance`.
-    #[schema(minimum = 1, maximum = 1024, default = 300)]
+    #[schema(minimum = 1, maximum = 1024, default = 256)]
     pub max_steps: usize,
     /// Random baselines to average over, for `baseline: "random"`.
     #[schema(minimum = 1, maximum = 64, default = 4)]
@@ -72,10 +71,10 @@ impl Default for IntegratedGradients {
         Self {
             baseline: BaselineKind::Pad,
             baseline_text: None,
-            rule: None,
+            rule: Rule::GaussLegendre,
             steps: 32,
             tolerance: Some(0.01),
-            max_steps: 300,
+            max_steps: 256,
             draws: 4,
         }
     }
@@ -90,12 +89,6 @@ impl IntegratedGradients {
         Baseline::read(self.baseline, self.baseline_text.as_deref(), self.draws, subject)
     }
 
-    /// The rule that was asked for, or the one that goes with the way of stopping.
-    fn rule(&self) -> Rule {
-        let usual = if self.tolerance.is_some() { Rule::Graded } else { Rule::GaussLegendre };
-        self.rule.unwrap_or(usual)
-    }
-
     /// The numbers of points that may be tried, one after the other.
     fn rounds(&self) -> Vec<usize> {
         match self.tolerance {
@@ -103,7 +96,7 @@ impl IntegratedGradients {
             Some(_) => {
                 let last = self.max_steps.max(self.steps);
                 let refined =
-                    std::iter::successors(Some(self.steps), |&steps| Some(self.rule().refined(steps)));
+                    std::iter::successors(Some(self.steps), |&steps| Some(self.rule.refined(steps)));
                 refined.take_while(|steps| *steps <= last).collect()
             }
         }
@@ -112,7 +105,7 @@ impl IntegratedGradients {
     /// Points of one line that are evaluated if no round is good enough.
     fn points(&self) -> usize {
         let rounds = self.rounds();
-        if self.rule().nests() { rounds.last().copied().unwrap_or(0) } else { rounds.iter().sum() }
+        if self.rule.nests() { rounds.last().copied().unwrap_or(0) } else { rounds.iter().sum() }
     }
 }
 
@@ -162,7 +155,6 @@ fn run(parameters: &IntegratedGradients, case: &Case<'_>) -> Result<Vec<Finding>
         evidence.insert("completeness_delta".into(), json!(delta));
         evidence.insert("relative_delta".into(), json!(delta.abs() / difference.abs().max(FLOOR)));
         evidence.insert("steps".into(), json!(line.steps));
-        evidence.insert("rule".into(), json!(parameters.rule()));
         evidence.insert("converged".into(), json!(line.converged));
         evidence.insert("baseline_ids".into(), baseline.ids());
         evidence.insert("baseline_confidence".into(), json!(neutral));
@@ -220,8 +212,7 @@ fn along(
     differences: &[f64],
 ) -> Result<Vec<Line>, ExplainError> {
     let tolerance = parameters.tolerance.unwrap_or(0.01);
-    let rounds: Vec<Nodes> =
-        parameters.rounds().iter().map(|&steps| parameters.rule().nodes(steps)).collect();
+    let rounds: Vec<Nodes> = parameters.rounds().iter().map(|&steps| parameters.rule.nodes(steps)).collect();
     let blank = |nodes: &Nodes| Line {
         scores: vec![0.0; embedded.tokens],
         steps: nodes.points.len(),
