@@ -113,7 +113,8 @@ impl Reader<'_> {
                 }
                 [folded, rows, columns] if (rows, columns) == (sequence, sequence) => {
                     let heads = folded.0[0] / batch.0[0].max(1);
-                    (folded == batch.zip(Length::fixed(heads), |a, b| a * b)).then_some(heads)?
+                    let whole = folded == batch.zip(Length::fixed(heads), |a, b| a * b);
+                    (whole && !self.heads_lead(softmax, folded, heads)).then_some(heads)?
                 }
                 _ => return None,
             };
@@ -121,6 +122,28 @@ impl Reader<'_> {
             Some(Attention { probabilities, softmax: softmax.clone(), heads })
         };
         self.activity.path.iter().filter_map(of).collect()
+    }
+
+    /// Are batch and heads, which share an axis of the length `folded`, in it with the heads first? Heads that were put
+    /// one behind the other along the batch are, and such probabilities cannot be told row by row.
+    fn heads_lead(&self, value: &Value, folded: Length, heads: usize) -> bool {
+        let Some((batch, _)) = self.sizes() else { return false };
+        let place = |it: &Value, length: Length| self.fact(it)?.shape.iter().position(|&it| it == length);
+        let (mut open, mut seen) = (vec![value], HashSet::new());
+        while let Some(value) = open.pop() {
+            let Some(node) = self.makers.get(value).map(|&it| &self.activity.path[it]) else { continue };
+            let source = node.inputs.first().and_then(|it| Some((self.fact(it)?, place(it, batch)?)));
+            match source {
+                Some(_) if node.is("Concat") => return true,
+                Some((fact, place)) if node.is("Reshape") => {
+                    return place > 0 && fact.shape[place - 1] == Length::fixed(heads);
+                }
+                _ => open.extend(
+                    node.inputs.iter().filter(|it| place(it, folded).is_some() && seen.insert((*it).clone())),
+                ),
+            }
+        }
+        false
     }
 
     /// For each layer, the last bottleneck before its attention; and the last of all.
@@ -287,3 +310,36 @@ impl Reader<'_> {
 
 /// 2⁶¹ − 1
 const PRIME: u128 = (1 << 61) - 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::derive;
+    use crate::compile::facts::Facts;
+    use crate::compile::graph::Element;
+
+    /// The heads of the attention in a graph whose `q` holds two heads and `p` their probabilities.
+    fn heads(text: &str) -> Vec<usize> {
+        let (batch, tokens) = (Length([2, 3]), Length([7, 11]));
+        let (double, width) = (Length([4, 6]), Length::fixed(4));
+        let mut facts = Facts::default();
+        let mut known = |name: &str, shape: &[Length]| {
+            facts.insert(name.into(), Fact::new(Element::F32, shape.to_vec()));
+        };
+        known(EMBEDS, &[batch, tokens, width]);
+        known("q", &[double, tokens, width]);
+        known("s", &[double, tokens, tokens]);
+        known("p", &[double, tokens, tokens]);
+        known(LOGITS, &[batch, width]);
+        let cut = Cut { graph: Graph::parse(text).unwrap(), facts };
+        anatomy(&cut, &derive::activity(&cut)).attention.iter().map(|it| it.heads).collect()
+    }
+
+    #[test]
+    fn heads_in_front_of_the_batch_are_not_taken_for_heads_behind_it() {
+        let rest = "s = MatMul(q, k); p = Softmax(s); logits = ReduceSum(p)";
+        assert_eq!(heads(&format!("q = Reshape(inputs_embeds, [-1, 7, 4]); {rest}")), [2]);
+        let none: [usize; 0] = [];
+        assert_eq!(heads(&format!("q = Concat(inputs_embeds, inputs_embeds) {{axis: 0}}; {rest}")), none);
+    }
+}
