@@ -10,7 +10,7 @@ use explaind::{
         probe::{Batch, Hints},
     },
     model::{Model, OpenSettings, graphs},
-    runtime::{Device, Extra, Row, Runtime, granted_cores, release_freed_memory},
+    runtime::{Device, Extra, Program, Row, Runtime, SharedWeights, granted_cores, release_freed_memory},
 };
 
 use crate::{
@@ -19,12 +19,18 @@ use crate::{
     numbers::engine,
 };
 
-/// Reads lines `forward|gradient|COMPOSITE ROWS TOKENS` and answers each with the milliseconds that the engine took.
+/// Reads lines `file|forward|gradient|COMPOSITE ROWS TOKENS` and answers each with the milliseconds that the engine took;
+/// `file` is the model's file as it is, `forward` what the service makes of it.
 pub fn serve(folder: &Path) {
     let runtime = Runtime::load(Device::Cpu, 1).expect("ONNX Runtime loads");
     let settings = OpenSettings { runtime, workers: granted_cores() };
     let model = Model::open("model", folder, &settings).expect("the model opens");
     let graph = model.gradient().unwrap_or_else(|missing| panic!("{}", missing.reason));
+    let file = graphs::runnable(&graphs::read(&folder.join("model.onnx")).expect("the model reads"));
+    let weights = SharedWeights::default();
+    let (kind, layout) = (model.forward.kind, model.forward.layout.clone());
+    let file = Program::open(&settings.runtime, &file, &weights, kind, layout, settings.workers);
+    let file = Arc::new(file.expect("the model's file runs"));
     let (_scheduler, lane) = engine(512);
     println!("ready");
     for line in std::io::stdin().lock().lines() {
@@ -47,7 +53,8 @@ pub fn serve(folder: &Path) {
             let program = relevance.as_ref().unwrap_or(&graph.gradient);
             timed(|| lane.evaluate(program, rows))
         } else {
-            timed(|| lane.evaluate(&model.forward, rows))
+            let program = if what == "file" { &file } else { &model.forward };
+            timed(|| lane.evaluate(program, rows))
         };
         assert_eq!(answers.expect("the rows run").len(), count);
         println!("{}", time.as_secs_f64() * 1e3);

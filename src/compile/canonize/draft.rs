@@ -1,7 +1,9 @@
 //! This file is where the nodes of a lowering are collected.
 
+use std::collections::HashMap;
+
 use crate::compile::facts::{Fact, Facts};
-use crate::compile::graph::{Attribute, Element, Names, Node, Tensor, Value};
+use crate::compile::graph::{Attribute, Element, Names, Node, Tensor, Type, Value};
 use crate::compile::ops::Misfit;
 
 /// Nodes that will stand for one node, named after it.
@@ -9,6 +11,7 @@ pub(super) struct Draft<'a> {
     names: &'a mut Names,
     opset: i64,
     facts: &'a Facts,
+    types: &'a HashMap<Value, Type>,
     origin: String,
     nodes: Vec<Node>,
     constants: Vec<(Value, Tensor)>,
@@ -18,9 +21,14 @@ pub(super) struct Draft<'a> {
 type Attributes<'a> = &'a [(&'a str, Attribute)];
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(names: &'a mut Names, opset: i64, facts: &'a Facts, node: &Node) -> Self {
+    pub(super) fn new(
+        names: &'a mut Names,
+        opset: i64,
+        (facts, types): (&'a Facts, &'a HashMap<Value, Type>),
+        node: &Node,
+    ) -> Self {
         let origin = node.label().to_owned();
-        Self { names, opset, facts, origin, nodes: Vec::new(), constants: Vec::new() }
+        Self { names, opset, facts, types, origin, nodes: Vec::new(), constants: Vec::new() }
     }
 
     pub(super) fn finish(self) -> (Vec<Node>, Vec<(Value, Tensor)>) {
@@ -30,6 +38,15 @@ impl<'a> Draft<'a> {
     /// What is known of an operand of the node.
     pub(super) fn fact(&self, value: &Value) -> Result<&'a Fact, Misfit> {
         self.facts.get(value).ok_or_else(|| Misfit(format!("the shape of {value} could not be learned")))
+    }
+
+    /// The number of an operand's axes, if it was learned or the file declares it.
+    pub(super) fn rank(&self, value: &Value) -> Option<usize> {
+        let declared = || match self.types.get(value)? {
+            Type::Tensor(_, dims) => dims.as_ref().map(Vec::len),
+            Type::Other(_) => None,
+        };
+        self.facts.get(value).map(Fact::rank).or_else(declared)
     }
 
     /// The length of an operand's axis, which must not vary.

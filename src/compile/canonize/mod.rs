@@ -69,10 +69,11 @@ fn apply(graph: &mut Graph, facts: &Facts, measured: bool) -> bool {
     if !graph.nodes.iter().any(|it| find(it).is_some()) {
         return false;
     }
-    let mut names = graph.names();
+    let (mut names, opset) = (graph.names(), graph.opset());
+    let types = graph.declared();
     let mut changed = false;
     for node in std::mem::take(&mut graph.nodes) {
-        let mut draft = Draft::new(&mut names, graph.opset(), facts, &node);
+        let mut draft = Draft::new(&mut names, opset, (facts, &types), &node);
         match find(&node).map(|it| (it.lower)(&mut draft, &node)) {
             Some(Ok(())) => {
                 changed = true;

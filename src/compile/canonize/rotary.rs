@@ -16,6 +16,7 @@ pub(super) static LOWERINGS: &[Lowering] = &[
             "y = RotaryEmbedding(x[2, 3, 5, 8], c[2, 5, 4], s[2, 5, 4]) {interleaved: 1}",
             "y = RotaryEmbedding(x[2, 3, 5, 8], c[2, 5, 2], s[2, 5, 2]) {rotary_embedding_dim: 4}",
             "y = RotaryEmbedding(x[1, 3, 8], c[6, 2], s[6, 2], p: int64[1, 3]) {num_heads: 2, interleaved: 1}",
+            "y = RotaryEmbedding(x[2, 3, 5, 8], c[2, 5, 4], s[2, 5, 4]) {num_heads: 3}",
         ],
     },
     Lowering {
@@ -50,8 +51,8 @@ fn standard(d: &mut Draft<'_>, node: &Node) -> Result<(), Misfit> {
         interleaved: node.int("interleaved").unwrap_or(0) != 0,
         width: node.int("rotary_embedding_dim").unwrap_or(0),
     };
-    // Of a flat operand, the attribute must say how many heads there are.
-    match node.int("num_heads").unwrap_or(0) {
+    // Of a flat operand, the attribute must say how many heads there are; exporters say it of others, too.
+    match node.int("num_heads").filter(|_| d.rank(x) != Some(4)).unwrap_or(0) {
         0 => {
             let (cos, sin) = (d.unsqueeze(&cos, &[1]), d.unsqueeze(&sin, &[1]));
             rotate(d, x, &cos, &sin, &rotation, Some(&node.outputs[0]));

@@ -99,6 +99,12 @@ impl Graph {
         self.opsets.get("").copied().unwrap_or(0)
     }
 
+    /// Types that the file declares: of inputs, outputs and inner values.
+    pub fn declared(&self) -> HashMap<Value, Type> {
+        let ports = self.inputs.iter().chain(&self.outputs).map(|it| (it.value.clone(), it.ty.clone()));
+        self.types.clone().into_iter().chain(ports).collect()
+    }
+
     /// The input of this name.
     pub fn input(&self, name: &str) -> Option<&Port> {
         self.inputs.iter().find(|it| &*it.value == name)
