@@ -185,6 +185,8 @@ impl Compiled {
         let raised = precision::raise(&mut graph);
         refusal::refuse_quantised(&graph)?;
         let mut lowered = canonize::lower(&mut graph);
+        // What the file declares is not true of what is derived from it.
+        graph.types.clear();
         let mut probe = probe::probe(&graph, hints, evaluate)?;
         loop {
             let folded = fold::branches(&mut graph, &probe.facts);

@@ -9,7 +9,7 @@ use super::graph::{Attribute, Element, Graph, Tensor, Type, Value};
 use super::normalise::single;
 
 /// Raises every half-precision tensor, cast and port to float32. Answers whether there was one. Raised weights
-/// get new names, since sessions share weights by name.
+/// get new names, since sessions share weights by name. Declared types of inner values are left as they were.
 pub fn raise(graph: &mut Graph) -> bool {
     let mut names = graph.names();
     let mut renamed: HashMap<Value, Value> = HashMap::new();
@@ -35,7 +35,6 @@ pub fn raise(graph: &mut Graph) -> bool {
             changed |= raise_attribute(name, attribute);
         }
     }
-    graph.types.clear();
     changed
 }
 
@@ -49,7 +48,11 @@ fn raise_attribute(name: &str, attribute: &mut Attribute) -> bool {
         Attribute::Int(code) if matches!(name, "to" | "dtype") && half(*code) => {
             *code = i64::from(Element::F32.code());
         }
-        Attribute::Graph(inner) => return raise(inner),
+        Attribute::Graph(inner) => {
+            let changed = raise(inner);
+            inner.types.clear();
+            return changed;
+        }
         _ => return false,
     }
     true
