@@ -59,7 +59,7 @@ impl Operator for Pullback {
             let missing = || ort::Error::new(format!("{name} lacks an operand"));
             let given = (0..operands).map(|it| context.input(it)?.ok_or_else(missing));
             let given = given.collect::<ort::Result<Vec<_>>>()?;
-            let views = given.iter().map(|it| Ok(it.try_extract_tensor::<f32>()?));
+            let views = given.iter().map(|it| it.try_extract_tensor::<f32>());
             let views = views.collect::<ort::Result<Vec<_>>>()?;
             let shape = views[0].0.to_vec();
             let last = usize::try_from(shape.last().copied().unwrap_or(1)).unwrap_or(0);
@@ -100,7 +100,7 @@ fn gelu_slope(x: f32) -> f32 {
     const FRAC_1_SQRT_TAU: f32 = 0.398_942_3;
     let t = 1.0 / (1.0 + 0.327_591_1 * FRAC_1_SQRT_2 * x.abs());
     let tail =
-        t * (0.127_414_8 + t * (-0.142_248_37 + t * (0.710_706_87 + t * (-0.726_576 + t * 0.530_702_7))));
+        t * (0.127_414_8 + t * (-0.142_248_37 + t * (0.710_706_9 + t * (-0.726_576 + t * 0.530_702_7))));
     let bell = exp(-0.5 * x * x);
     let below = tail * bell;
     let phi = if x < 0.0 { below } else { 1.0 - below };
@@ -118,7 +118,7 @@ fn exp(x: f32) -> f32 {
     let whole = shifted - SHIFT;
     let r = clamped - whole * 0.693_359_4 + whole * 2.121_944_4e-4;
     let p = (((1.987_569_1e-4 * r + 1.398_2e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r;
-    let p = (p + 1.666_666_5e-1) * r + 5.000_000_1e-1;
+    let p = (p + 1.666_666_5e-1) * r + 0.5;
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
     let value = (p * r * r + r + 1.0) * scale;
     if x < lowest { 0.0 } else { value }
