@@ -11,12 +11,13 @@ use crate::{
     measure::{line, memory, reset_peak, row, table},
 };
 
-/// Prints resident memory on the way through `requests` requests, for both arrangements.
+/// Prints resident memory on the way through `requests` requests and after one of the largest kind, for both arrangements.
 pub fn soak(model: &Model, requests: u64) {
     let marks: Vec<u64> = [0, 1, 2, 5, 10].iter().map(|tenths| requests * tenths / 10).collect();
     let mut head = vec!["resident MiB after requests".to_owned()];
     head.extend(marks.iter().map(u64::to_string));
     head.push("last by first tenth".to_owned());
+    head.push("then one text of 400 tokens, integrated gradients".to_owned());
     table(&head.iter().map(String::as_str).collect::<Vec<_>>());
     for (name, defaults) in [("arena and memory pattern off", false), ("ONNX Runtime's defaults", true)] {
         let host = Host::start(defaults);
@@ -24,6 +25,9 @@ pub fn soak(model: &Model, requests: u64) {
         let mut cells = vec![name.to_owned(), "-".to_owned()];
         cells.extend(sizes.iter().map(|it| format!("{it:.1}")));
         cells.push(format!("{:.3}", sizes[sizes.len() - 1] / sizes[0]));
+        let body = json!({ "inputs": long(model, 400), "timeout_ms": 600_000 });
+        host.client().post("/explain/integrated-gradients", &body);
+        cells.push(format!("{:.1}", memory(host.process(), "VmRSS:")));
         row(&cells);
     }
 }
