@@ -1,4 +1,4 @@
-//! This file is where branches that are always the same are taken for good.
+//! This file is where branches that are always the same are taken for good, and steps that change nothing left out.
 
 use std::collections::HashMap;
 
@@ -34,6 +34,29 @@ pub fn branches(graph: &mut Graph, facts: &Facts) -> bool {
     changed
 }
 
+/// Leaves out every `Identity`, and every `Cast` to the type that its operand has already; what read the result
+/// reads the operand. Outputs of the graph stay.
+pub fn idle(graph: &mut Graph, facts: &Facts) {
+    let mut operands: HashMap<Value, Value> = HashMap::new();
+    for node in std::mem::take(&mut graph.nodes) {
+        let kept = match (&node.inputs[..], &node.outputs[..]) {
+            ([x], [y]) if graph.output(y).is_none() => {
+                let own = || facts.get(x).map(|it| i64::from(it.element.code()));
+                let idle = node.is("Identity") || node.is("Cast") && node.int("to") == own();
+                idle.then(|| (y.clone(), operands.get(x).unwrap_or(x).clone()))
+            }
+            _ => None,
+        };
+        match kept {
+            Some((result, operand)) => drop(operands.insert(result, operand)),
+            None => graph.nodes.push(node),
+        }
+    }
+    if !operands.is_empty() {
+        graph.rename(&operands);
+    }
+}
+
 fn taken(node: &mut Node, facts: &Facts) -> Option<Graph> {
     if !node.is("If") {
         return None;
@@ -53,7 +76,25 @@ fn taken(node: &mut Node, facts: &Facts) -> Option<Graph> {
 mod tests {
     use super::*;
     use crate::compile::facts::Fact;
-    use crate::compile::graph::Tensor;
+    use crate::compile::facts::Length;
+    use crate::compile::graph::{Element, Tensor};
+
+    #[test]
+    fn casts_that_change_nothing_are_left_out_and_others_stay() {
+        let mut graph = Graph::parse(
+            "a = Cast(x) {to: 1}; b = Cast(a) {to: 1}; c = Cast(b) {to: 11}; d = Cast(c) {to: 1}; y = Mul(b, d)",
+        )
+        .unwrap();
+        let mut facts = Facts::default();
+        for (value, element) in
+            [("x", Element::F32), ("a", Element::F32), ("b", Element::F32), ("c", Element::F64), ("d", Element::F32)]
+        {
+            facts.insert(value.into(), Fact::new(element, vec![Length::fixed(2)]));
+        }
+        idle(&mut graph, &facts);
+        let lines: Vec<String> = graph.to_string().lines().map(str::to_owned).collect();
+        assert_eq!(lines[1..4], ["c = Cast(x) {to: 11}", "d = Cast(c) {to: 1}", "y = Mul(x, d)"]);
+    }
 
     #[test]
     fn the_branch_of_a_constant_condition_is_taken() {

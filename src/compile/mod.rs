@@ -199,6 +199,7 @@ impl Compiled {
             probe = probe::probe(&graph, hints, evaluate)?;
         }
         normalise::check_flattening(&graph, &probe.facts, &flattening)?;
+        fold::idle(&mut graph, &probe.facts);
         let ids = locate::ids_name(&graph)?;
         let embedding = locate::embedding(&graph, &probe)?;
         let logits = locate::logits(&graph, &probe)?;

@@ -1,9 +1,11 @@
 //! This file is where half-precision models become single-precision ones, for the graphs that are derived.
 //!
 //! Rounded weights stay rounded: the result is exact for them, and differs from what the model computes by the
-//! rounding of activations alone.
+//! rounding of activations alone. Only the constants of an activation's formula, which no training found, are put
+//! back: a GELU is a GELU in half precision too.
 
 use std::collections::HashMap;
+use std::f64::consts::{FRAC_1_SQRT_2, PI, SQRT_2};
 
 use super::graph::{Attribute, Element, Graph, Tensor, Type, Value};
 use super::normalise::single;
@@ -59,7 +61,19 @@ fn raise_attribute(name: &str, attribute: &mut Attribute) -> bool {
 }
 
 fn raised(tensor: &Tensor) -> Option<Tensor> {
-    if is_half(tensor.element()) { single(tensor) } else { None }
+    if !is_half(tensor.element()) {
+        return None;
+    }
+    let meant = tensor.scalar().and_then(|it| meant(tensor.element(), it));
+    meant.map(|it| Tensor::from_f64(Element::F32, tensor.dims(), &[it])).or_else(|| single(tensor))
+}
+
+/// The constant of an activation that is rounded to this number.
+fn meant(element: Element, rounded: f64) -> Option<f64> {
+    let root = (2.0 / PI).sqrt();
+    // √(2/π) and its product with 0.044715 as exporters multiply them out; 1.702 is of the sigmoid's GELU.
+    let constants = [SQRT_2, FRAC_1_SQRT_2, root, 0.044715, 0.044715 * root, 1.702];
+    constants.into_iter().find(|&it| Tensor::from_f64(element, &[], &[it]).scalar() == Some(rounded))
 }
 
 fn is_half(element: Element) -> bool {
@@ -69,6 +83,16 @@ fn is_half(element: Element) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_constant_of_an_activation_is_put_back_and_a_weight_is_not() {
+        for element in [Element::F16, Element::BF16] {
+            let half = |it: f64| raised(&Tensor::from_f64(element, &[], &[it])).unwrap().scalar().unwrap();
+            assert_eq!(half(SQRT_2), f64::from(SQRT_2 as f32));
+            assert_eq!(half(0.044715), f64::from(0.044715_f32));
+            assert!((half(0.1) - 0.1).abs() > 1e-6);
+        }
+    }
 
     #[test]
     fn weights_casts_and_ports_are_raised_and_weights_renamed() {

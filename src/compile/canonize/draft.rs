@@ -91,6 +91,13 @@ impl<'a> Draft<'a> {
         self.nodes.push(node);
     }
 
+    /// Says of which domain the operator of the last node is.
+    pub(super) fn of_domain(&mut self, domain: &str) {
+        if let Some(node) = self.nodes.last_mut() {
+            node.domain = domain.to_owned();
+        }
+    }
+
     pub(super) fn transpose(&mut self, x: &Value, perm: &[i64]) -> Value {
         self.emit("Transpose", &[x], &[("perm", perm.into())])
     }

@@ -1,4 +1,4 @@
-//! This file is where ONNX Runtime's fused normalizations and products come apart.
+//! This file is where ONNX Runtime's fused normalizations, products and activations come apart.
 
 use super::draft::Draft;
 use super::{Lowering, MICROSOFT};
@@ -37,6 +37,8 @@ pub(super) static LOWERINGS: &[Lowering] = &[
             "y, n = com.microsoft::EmbedLayerNormalization(i: int32[2, 3], s: int32[2, 3], w[9, 4], p[5, 4], t[2, 4], g[4], b[4], m: int32[2, 3])",
         ],
     ),
+    row("BiasGelu", false, biased_gelu, &["y = com.microsoft::BiasGelu(x, c[4])"]),
+    row("FastGelu", false, biased_gelu, &["y = com.microsoft::FastGelu(x, c[4])"]),
     row(
         "FusedGemm",
         false,
@@ -175,6 +177,16 @@ fn embed(d: &mut Draft<'_>, node: &Node) -> Result<(), Misfit> {
             }
         }
     }
+    Ok(())
+}
+
+/// `y = Gelu(x + c)`, or of the tanh form. The bias is that of the product in front, which relevance must not miss.
+fn biased_gelu(d: &mut Draft<'_>, node: &Node) -> Result<(), Misfit> {
+    let [x, bias] = &node.inputs[..] else { return Err("it has no bias".into()) };
+    let sum = d.emit("Add", &[x, bias], &[]);
+    let op = if node.op == "BiasGelu" { "Gelu" } else { "FastGelu" };
+    d.end(op, &[&sum], &[], &node.outputs[..1]);
+    d.of_domain(MICROSOFT);
     Ok(())
 }
 

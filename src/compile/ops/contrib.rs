@@ -10,13 +10,7 @@ use crate::compile::graph::{Node, Value};
 
 pub(super) static OPERATORS: &[Operator] = &[
     row("Gelu", Gate(gelu_held), gelu, &["y = com.microsoft::Gelu(x)"]),
-    row("BiasGelu", Gate(bias_gelu_held), bias_gelu, &["y = com.microsoft::BiasGelu(x, c[4])"]),
-    row(
-        "FastGelu",
-        Gate(fast_gelu_held),
-        fast_gelu,
-        &["y = com.microsoft::FastGelu(x)", "y = com.microsoft::FastGelu(x, c[4])"],
-    ),
+    row("FastGelu", Gate(fast_gelu_held), fast_gelu, &["y = com.microsoft::FastGelu(x)"]),
     row(
         "QuickGelu",
         Gate(quick_gelu_held),
@@ -54,18 +48,8 @@ fn gelu_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Mis
     only(gelu_erf_held(b, &node.inputs[0], dy))
 }
 
-/// With the gate of `x + c` held: `dx = dc`
-fn bias_gelu_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
-    let sum = b.add(&node.inputs[0], &node.inputs[1]);
-    let dx = gelu_erf_held(b, &sum, dy);
-    Ok(vec![Some(dx.clone()), Some(dx)])
-}
-
 fn fast_gelu_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
-    let x = &node.inputs[0];
-    let sum = node.input(1).map_or_else(|| x.clone(), |bias| b.add(x, bias));
-    let dx = gelu_tanh_held(b, &sum, dy);
-    Ok(vec![Some(dx.clone()), Some(dx)])
+    only(gelu_tanh_held(b, &node.inputs[0], dy))
 }
 
 fn quick_gelu_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
@@ -73,19 +57,9 @@ fn quick_gelu_held(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangent
     only(b.mul(dy, &s))
 }
 
-/// `y = Gelu(x + c)`: `dx = dc`
-fn bias_gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
-    let sum = b.add(&node.inputs[0], &node.inputs[1]);
-    let dx = gelu_erf(b, &sum, dy);
-    Ok(vec![Some(dx.clone()), Some(dx)])
-}
-
-/// `y = Gelu(x + c)` of the tanh form: `dx = dc`
+/// The cotangent of a GELU of the tanh form
 fn fast_gelu(b: &mut Builder, node: &Node, dy: &Value) -> Result<Cotangents, Misfit> {
-    let x = &node.inputs[0];
-    let sum = node.input(1).map_or_else(|| x.clone(), |bias| b.add(x, bias));
-    let dx = gelu_tanh(b, &sum, dy);
-    Ok(vec![Some(dx.clone()), Some(dx)])
+    only(gelu_tanh(b, &node.inputs[0], dy))
 }
 
 /// `y = x·σ(αx)`
