@@ -22,10 +22,10 @@ pub fn lean(cut: &Cut) -> Option<(Cut, Saving)> {
 
 /// The model from token ids to logits with less work, measured against the model on a batch and on a row alone.
 ///
-/// `None` when nothing is spared, and for files that are better run as they are: in half precision, or with fused
-/// operators, which would have to be taken apart.
+/// `None` when nothing is spared, and for files that are better run as they are: in half precision, with fused
+/// operators, which would have to be taken apart, or with branches, of which one was taken for good.
 pub fn forward(compiled: &Compiled, known: &Known, evaluate: Evaluate<'_>) -> Option<Graph> {
-    if compiled.raised || compiled.lowered {
+    if compiled.raised || compiled.lowered || compiled.folded {
         return None;
     }
     let mut graph = compiled.graph.clone();

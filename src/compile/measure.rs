@@ -5,6 +5,7 @@
 //! length in fails the last one: it is wrong, whatever its operators.
 
 mod export;
+mod lengths;
 
 use super::Compiled;
 use super::cut::{EMBEDS, LOGITS};
@@ -14,6 +15,7 @@ use super::probe::{Batch, Evaluate, Hints, batch_of, ids_input};
 use super::refusal::{Code, Refusal};
 
 pub use export::Export;
+pub use lengths::Lengths;
 
 /// What was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -32,6 +34,8 @@ pub struct Measures {
 /// Above these, a graph is not offered.
 const LOGITS_BOUND: f64 = 1e-3;
 const SLOPE_BOUND: f64 = 0.005;
+/// At other lengths fewer rows are tried, and all may step over a kink; a count of tokens that is wrong is a factor.
+const SLOPE_ELSEWHERE: f64 = 0.05;
 
 /// Steps of central differences, in parts of the embeddings' length; and those of models so steep that the others
 /// tell of their curvature.
@@ -103,64 +107,88 @@ impl Known {
     }
 }
 
-/// Measures the gradient graph `derived` of `compiled` against what its model answers.
+/// Measures the gradient graph `derived` of `compiled` against what its model answers, to the batch of the export and to
+/// texts of other lengths.
+///
+/// # Errors
+/// The graph does not run, or is not the model's gradient.
 pub fn measure(
-    export: &Export,
+    (export, lengths): (&Export, &Lengths),
     compiled: &Compiled,
     derived: &Graph,
     evaluate: Evaluate<'_>,
 ) -> Result<Measures, Refusal> {
-    let run = |graph: &Graph, batches: &[Batch]| complete(graph, batches, evaluate);
-    let Export { batch, logits: answer, alone, padded } = export.clone();
-    let width = answer.len() / batch[0].1.dims()[0].max(1);
-    let embeds = embed(compiled, &batch)?;
-    let forward = |embeds: &Tensor| {
-        let mut batch = batch.clone();
-        batch.push((EMBEDS.into(), embeds.clone()));
-        batch
-    };
-    let known: Vec<f64> = match &compiled.logits.activation {
-        None => answer,
-        Some(_) => {
-            let mut inner = compiled.graph.clone();
-            let port = inner.outputs.iter().position(|it| it.value == compiled.logits.output.value);
-            let mut port = inner.outputs.swap_remove(port.unwrap_or(0));
-            port.value = compiled.logits.value.clone();
-            inner.outputs = vec![port];
-            floats(run(&inner, std::slice::from_ref(&batch))?)?.swap_remove(0)
-        }
-    };
-    let cotangent: Vec<f64> = (0..known.len()).map(|it| noise(it, 11)).collect();
-    let dims = [known.len() / width.max(1), width];
-    let mut seeded = forward(&embeds);
-    seeded.push((COTANGENT.into(), Tensor::from_f64(embeds.element(), &dims, &cotangent)));
-    let outputs = run(derived, &[seeded])?.swap_remove(0);
-    let of = |name: &str| {
-        let place = derived.outputs.iter().position(|it| &*it.value == name);
-        let tensor = place.and_then(|it| outputs.get(it)?.as_ref()?.to_f64());
-        tensor.ok_or_else(|| Refusal::new(Code::Run, format!("no output {name}")))
-    };
-    let (logits, gradient) = (of(LOGITS)?, of(EMBEDS_GRAD)?);
-    let along = |steps: &[f64]| {
-        slope(&embeds, &gradient, &cotangent, (width, steps), &|batches| {
-            let batches: Vec<Batch> = batches.iter().map(forward).collect();
-            floats(run(&compiled.forward.graph, &batches)?)
-        })
-    };
-    let measures = Measures {
-        logits: gap(&logits, &known) / largest(&known),
-        slope: match along(&STEPS)? {
-            coarse if coarse <= SLOPE_BOUND => coarse,
+    let Export { batch, logits, alone, padded } = export;
+    let trial = Trial { compiled, derived, evaluate };
+    let (logits, slope) = trial.run(batch, logits, SLOPE_BOUND)?;
+    let measures = Measures { logits, slope, alone: *alone, padded: *padded };
+    measures.admit(compiled.raised, SLOPE_BOUND)?;
+    for (batch, logits) in &lengths.answers {
+        let tokens = batch[0].1.dims()[1];
+        let at = |it: Refusal| Refusal { reason: format!("at {tokens} tokens, {}", it.reason), ..it };
+        let (logits, slope) = trial.run(batch, logits, SLOPE_ELSEWHERE).map_err(at)?;
+        Measures { logits, slope, ..measures }.admit(compiled.raised, SLOPE_ELSEWHERE).map_err(at)?;
+    }
+    Ok(measures)
+}
+
+/// A gradient graph that is tried.
+struct Trial<'a> {
+    compiled: &'a Compiled,
+    derived: &'a Graph,
+    evaluate: Evaluate<'a>,
+}
+
+impl Trial<'_> {
+    /// How far the graph's logits are from what the model answered to the batch, and its gradient from their slope.
+    fn run(&self, batch: &Batch, answer: &[f64], enough: f64) -> Result<(f64, f64), Refusal> {
+        let Self { compiled, derived, evaluate } = *self;
+        let run = |graph: &Graph, batches: &[Batch]| complete(graph, batches, evaluate);
+        let width = answer.len() / batch[0].1.dims()[0].max(1);
+        let embeds = embed(compiled, batch)?;
+        let forward = |embeds: &Tensor| {
+            let mut batch = batch.clone();
+            batch.push((EMBEDS.into(), embeds.clone()));
+            batch
+        };
+        let known: Vec<f64> = match &compiled.logits.activation {
+            None => answer.to_vec(),
+            Some(_) => {
+                let mut inner = compiled.graph.clone();
+                let port = inner.outputs.iter().position(|it| it.value == compiled.logits.output.value);
+                let mut port = inner.outputs.swap_remove(port.unwrap_or(0));
+                port.value = compiled.logits.value.clone();
+                inner.outputs = vec![port];
+                floats(run(&inner, std::slice::from_ref(batch))?)?.swap_remove(0)
+            }
+        };
+        let cotangent: Vec<f64> = (0..known.len()).map(|it| noise(it, 11)).collect();
+        let dims = [known.len() / width.max(1), width];
+        let mut seeded = forward(&embeds);
+        seeded.push((COTANGENT.into(), Tensor::from_f64(embeds.element(), &dims, &cotangent)));
+        let outputs = run(derived, &[seeded])?.swap_remove(0);
+        let of = |name: &str| {
+            let place = derived.outputs.iter().position(|it| &*it.value == name);
+            let tensor = place.and_then(|it| outputs.get(it)?.as_ref()?.to_f64());
+            tensor.ok_or_else(|| Refusal::new(Code::Run, format!("no output {name}")))
+        };
+        let (logits, gradient) = (of(LOGITS)?, of(EMBEDS_GRAD)?);
+        let along = |steps: &[f64]| {
+            slope(&embeds, &gradient, &cotangent, (width, steps), &|batches| {
+                let batches: Vec<Batch> = batches.iter().map(forward).collect();
+                floats(run(&compiled.forward.graph, &batches)?)
+            })
+        };
+        let slope = match along(&STEPS)? {
+            coarse if coarse <= enough => coarse,
             coarse => coarse.min(along(&FINER_STEPS)?),
-        },
-        alone,
-        padded,
-    };
-    measures.admit(compiled.raised).map(|()| measures)
+        };
+        Ok((gap(&logits, &known) / largest(&known), slope))
+    }
 }
 
 impl Measures {
-    fn admit(&self, raised: bool) -> Result<(), Refusal> {
+    fn admit(&self, raised: bool, steepness: f64) -> Result<(), Refusal> {
         let refuse = |reason: String| Err(Refusal::new(Code::Measured, reason));
         // Written so that a NaN is refused, too.
         let within = |value: f64, bound: f64| value <= bound;
@@ -171,7 +199,7 @@ impl Measures {
                 self.logits
             ));
         }
-        if !within(self.slope, SLOPE_BOUND) {
+        if !within(self.slope, steepness) {
             let off = self.slope;
             return refuse(format!(
                 "the gradient is off by {off:.1e} of its length from central differences"

@@ -37,7 +37,7 @@ use cut::Cut;
 use graph::{Axis, Graph, Tensor};
 use intervene::Replaced;
 use locate::{Embedding, Logits};
-use measure::{Export, Known, Measures};
+use measure::{Export, Known, Lengths, Measures};
 use probe::{Evaluate, Hints, Probe};
 use refusal::{Code, Refusal};
 use relevance::Relevance;
@@ -64,9 +64,11 @@ pub struct Compiled {
     pub raised: bool,
     /// Did operators that do the work of several have to be taken apart?
     pub lowered: bool,
+    /// Was a branch taken for good? The file takes the other one for texts of other lengths than were tried.
+    pub folded: bool,
     /// The model itself with less work, where that is worth having; see [`lean::forward`].
     pub lean: Option<Graph>,
-    /// Why the export itself is wrong, if that was found: nothing is derived from it.
+    /// Why the export itself is wrong, or is not what was learned of it, if that was found: nothing is derived from it.
     pub wrong: Option<Refusal>,
     /// The gradient graph, or all that stands in its way.
     pub gradient: Result<Derived, Refusal>,
@@ -145,10 +147,12 @@ impl Compiled {
         evaluate: Evaluate<'_>,
     ) -> Result<Self, Refusal> {
         let mut it = Self::structure(original.clone(), hints, evaluate)?;
-        let export = match Export::of(&original, &it, hints, evaluate) {
-            Ok(export) => export,
+        let export = Export::of(&original, &it, hints, evaluate);
+        let lengths = |export| Ok((export, Lengths::of(&original, &it, hints, evaluate)?));
+        let (export, lengths) = match export.and_then(lengths) {
+            Ok(both) => both,
             Err(refusal) => {
-                // Whatever is read off a wrong export is wrong.
+                // Whatever is read off a wrong export, or off one branch of two, is wrong.
                 (it.gradient, it.intervention) = (Err(refusal.clone()), Err(refusal.clone()));
                 (it.attention, it.wrong) = (Err(refusal.clone()), Some(refusal));
                 return Ok(it);
@@ -159,7 +163,7 @@ impl Compiled {
             None => derive::gradient_with(&it.forward, given.kernels).map(|it| it.0),
         };
         it.gradient = gradient.and_then(|graph| {
-            let measures = measure::measure(&export, &it, &graph, evaluate)?;
+            let measures = measure::measure((&export, &lengths), &it, &graph, evaluate)?;
             Ok(Derived { graph, measures })
         });
         let intervention = match given.intervention {
@@ -188,11 +192,13 @@ impl Compiled {
         // What the file declares is not true of what is derived from it.
         graph.types.clear();
         let mut probe = probe::probe(&graph, hints, evaluate)?;
+        let mut folded = false;
         loop {
-            let folded = fold::branches(&mut graph, &probe.facts);
+            let branches = fold::branches(&mut graph, &probe.facts);
+            folded |= branches;
             let measured = canonize::lower_measured(&mut graph, &probe.facts);
             lowered |= measured;
-            if !(folded | measured) {
+            if !(branches | measured) {
                 break;
             }
             normalise::constants(&mut graph);
@@ -216,6 +222,7 @@ impl Compiled {
             anatomy,
             raised,
             lowered,
+            folded,
             lean: None,
             wrong: None,
             gradient,

@@ -33,8 +33,12 @@ pub struct Probe {
     pub integers: HashMap<Value, [Tensor; PROBES]>,
 }
 
-/// Batch and sequence lengths: different primes, none of them one.
-const SIZES: [(usize, usize); PROBES] = [(2, 7), (3, 11)];
+/// Batch and sequence lengths: different primes, none of them one. What a graph does to short texts alone, or to
+/// long ones, shows best in the first; the others are for graphs that do not run at these lengths.
+const SIZES: [[(usize, usize); PROBES]; 3] = [[(2, 3), (3, 23)], [(2, 7), (3, 23)], [(2, 7), (3, 11)]];
+
+/// More elements than any input of a probe has: an axis of fixed length that is longer is refused.
+const MOST_ELEMENTS: usize = 1 << 20;
 
 /// The input that holds token ids.
 pub fn ids_input(graph: &Graph) -> Result<&Port, Refusal> {
@@ -50,6 +54,9 @@ pub fn ids_input(graph: &Graph) -> Result<&Port, Refusal> {
 }
 
 /// Runs the graph at two sizes.
+///
+/// # Errors
+/// It runs at none, or its inputs are not those of a text model.
 pub fn probe(graph: &Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Probe, Refusal> {
     let ids_name = ids_input(graph)?.value.clone();
     let made = graph.nodes.iter().flat_map(|it| &it.outputs).filter(|it| !it.is_absent());
@@ -57,9 +64,15 @@ pub fn probe(graph: &Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Pro
     let mut all = graph.clone();
     all.outputs = made.map(unknown).collect();
     let bound = vocabulary_bound(graph, &ids_name);
-    let batches: Vec<Batch> =
-        SIZES.iter().map(|&size| batch(graph, &ids_name, size, bound, hints)).collect::<Result<_, _>>()?;
-    let runs = evaluate(&all, &batches).map_err(|error| Refusal::new(Code::Run, error))?;
+    let run = |sizes: &[(usize, usize); PROBES]| {
+        let batches = sizes.iter().map(|&size| batch(graph, &ids_name, size, bound, hints));
+        let batches: Vec<Batch> = batches.collect::<Result<_, _>>()?;
+        let runs = evaluate(&all, &batches).map_err(|error| Refusal::new(Code::Run, error))?;
+        Ok((batches, runs))
+    };
+    let [first, others @ ..] = &SIZES;
+    let other = |refusal: Refusal| others.iter().find_map(|it| run(it).ok()).ok_or(refusal);
+    let (batches, runs) = run(first).or_else(other)?;
     let ids = batches.iter().map(|it| it.iter().find(|(name, _)| *name == ids_name).map(|it| it.1.clone()));
     let ids: Vec<Tensor> = ids.flatten().collect();
     let ids: [Tensor; PROBES] = ids.try_into().map_err(|_| Refusal::new(Code::Input, "no token ids"))?;
@@ -189,7 +202,11 @@ fn batch(
             _ => [rows, columns][axis.min(1)],
         };
         let dims: Vec<usize> = dims.iter().enumerate().map(length).collect();
-        let count: usize = dims.iter().product();
+        let count = dims.iter().try_fold(1usize, |product, &it| product.checked_mul(it));
+        let count = count.filter(|&it| it <= MOST_ELEMENTS).ok_or_else(|| {
+            let reason = format!("the input {} has a fixed shape of {dims:?}", port.value);
+            Refusal::new(Code::Input, reason)
+        })?;
         let width = dims.last().copied().unwrap_or(1).max(1);
         let role = if port.value == *ids { None } else { Some(role(&port.value)) };
         let value = |index: usize| match role {

@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    compile::{self, graph::Element as Stored},
+    compile::{
+        self,
+        graph::{Element as Stored, Tensor},
+    },
     runtime::{Element, Graph, Source, Weight},
 };
 
@@ -40,9 +43,10 @@ pub fn read(path: &Path) -> Result<compile::graph::Graph, String> {
     Ok(graph)
 }
 
-/// The graph for ONNX Runtime, its large weights apart.
+/// The graph for ONNX Runtime, its large weights apart; those of types that no tensor of the runtime's has stay in it.
 pub fn runnable(graph: &compile::graph::Graph) -> Graph {
-    let split = compile::onnx::write::write_split(graph, SHARED_FROM);
+    let apart = |it: &Tensor| it.data().len() > SHARED_FROM && element(it.element()).is_some();
+    let split = compile::onnx::write::write_split(graph, &apart);
     let weights = split
         .weights
         .into_iter()
@@ -52,6 +56,11 @@ pub fn runnable(graph: &compile::graph::Graph) -> Graph {
         })
         .collect();
     Graph { model: Source::Bytes(split.model.into()), weights }
+}
+
+/// Does a node of the graph itself, not of a branch, compute the value?
+pub fn computes(graph: &compile::graph::Graph, value: &compile::graph::Value) -> bool {
+    graph.nodes.iter().any(|it| it.outputs.contains(value))
 }
 
 /// The graph with one value as its only output, and nothing that it does not need.

@@ -107,6 +107,12 @@ impl Labels {
         Self { names, named: false, activation, temperature }
     }
 
+    /// The same labels, their logits becoming scores in another way.
+    #[must_use]
+    pub fn activated(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
     /// The names in the order of the logits.
     pub fn names(&self) -> &[String] {
         &self.names

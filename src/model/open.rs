@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    EmbeddedGraph, Manifest, ManifestError, Model, RelevanceGraphs, attention, derived, fill_mask, graphs,
+    Activation, EmbeddedGraph, Manifest, ManifestError, Model, RelevanceGraphs, attention, derived, fill_mask, graphs,
     intervention,
     manifest::Side,
     text::{Tokenizer, TokenizerError},
@@ -97,12 +97,15 @@ impl Model {
         let mut warnings = Vec::new();
         if let Ok(Compiled { logits: Logits { activation: Some(activation), value, .. }, .. }) = &compiled {
             warnings
-                .push(format!("the graph ends in {activation}; logits are the values before it, `{value}`"));
+                .push(format!("the graph ends in {activation}; logits are the values before it, `{value}`, and scores after it"));
         }
         let graph = match (&read, &compiled) {
             (_, Ok(Compiled { lean: Some(lean), .. })) => graphs::runnable(lean),
-            (_, Ok(compiled)) if compiled.logits.activation.is_some() => {
-                graphs::runnable(&graphs::ending_in(&compiled.graph, &compiled.logits.value))
+            (Ok(graph), Ok(compiled)) if compiled.logits.activation.is_some() => {
+                // What the compiler made of the graph may have lost a branch; the value may be one that it made.
+                let own = graphs::computes(graph, &compiled.logits.value);
+                let graph = if own { graph } else { &compiled.graph };
+                graphs::runnable(&graphs::ending_in(graph, &compiled.logits.value))
             }
             (Ok(graph), _) => graphs::runnable(graph),
             (Err(_), _) => Graph::file(&manifest.graph),
@@ -133,6 +136,11 @@ impl Model {
             forward.layout.padding = Padding::Never;
         }
         let labels = manifest.labels(Some(width))?;
+        let labels = match compiled.as_ref().ok().and_then(ends_in) {
+            Some(Activation::Softmax) if width == 1 => labels,
+            Some(activation) => labels.activated(activation),
+            None => labels,
+        };
         if compiled.as_ref().is_ok_and(|it| it.embedding.partial) {
             warnings.push(
                 "the decoder looks up shifted token ids in the same table: gradients leave that path out"
@@ -178,6 +186,14 @@ impl Model {
     }
 }
 
+/// What the graph itself makes of its logits, whatever `config.json` says.
+fn ends_in(compiled: &Compiled) -> Option<Activation> {
+    match compiled.logits.activation.as_deref()? {
+        "Sigmoid" => Some(Activation::Sigmoid),
+        _ => Some(Activation::Softmax),
+    }
+}
+
 /// How the graph's inputs are fed and which output holds the logits. The logits' width is filled in by
 /// [`learn_width`] where the graph leaves it open.
 fn layout(inputs: &[Outlet], outputs: &[Outlet], manifest: &Manifest) -> Result<Layout, String> {
@@ -190,11 +206,18 @@ fn layout(inputs: &[Outlet], outputs: &[Outlet], manifest: &Manifest) -> Result<
 
 /// How a graph's inputs are fed, and how rows of unequal length share a batch.
 pub(super) fn inputs(inputs: &[Outlet], manifest: &Manifest) -> Result<(Vec<InputSlot>, Padding), String> {
+    let length = |it: &Outlet| Some((it.name.clone(), it.dims.get(1).copied().flatten()?));
+    let baked = inputs.iter().find_map(length);
     let inputs = inputs.iter().map(input_slot).collect::<Result<Vec<_>, _>>()?;
     let has = |role| inputs.iter().any(|it| it.role == role);
     if !has(Role::Ids) {
         let names: Vec<&str> = inputs.iter().map(|it| it.name.as_str()).collect();
         return Err(format!("the graph has no input `input_ids`; its inputs are {}", names.join(", ")));
+    }
+    if let Some((name, length)) = baked {
+        return Err(format!(
+            "a length is baked in: every row of `{name}` has {length} tokens; export the model with dynamic axes"
+        ));
     }
     let padding = match (manifest.special.pad, has(Role::Mask), manifest.padding_side) {
         (Some(pad), true, Side::Right) => Padding::Right(pad),

@@ -25,7 +25,7 @@ pub struct Program {
 impl Program {
     /// Opens a graph.
     pub fn open(graph: &Graph) -> Result<Self, String> {
-        let split = write_split(graph, THRESHOLD);
+        let split = write_split(graph, &|it| it.data().len() > THRESHOLD);
         let weights = split.weights.iter().map(|(name, tensor)| weight(name, tensor)).collect();
         let split = runtime::Graph { model: Source::Bytes(split.model.into()), weights };
         let session = Session::open(runtime(), &split, &SharedWeights::default(), Optimise::Nothing);

@@ -298,10 +298,10 @@ fn a_rule_that_is_wrong_by_a_fifth_is_not_admitted() {
         }
         wrong.nodes.insert(last + 1, fifth);
         wrong.initializers.insert("1.2".into(), Tensor::from_f32(&[], &[1.2]));
-        let outcome = measure::measure(&export, &compiled, &wrong, &evaluate);
+        let outcome = measure::measure((&export, &measure::Lengths::default()), &compiled, &wrong, &evaluate);
         assert_eq!(outcome.map_err(|it| it.code), Err(Code::Measured), "{op}");
     }
-    assert!(measure::measure(&export, &compiled, &derived, &evaluate).is_ok());
+    assert!(measure::measure((&export, &measure::Lengths::default()), &compiled, &derived, &evaluate).is_ok());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::proto::{AttributeProto, FunctionProto, NodeProto};
 use super::read::{self, Fetch, ReadError};
 use crate::compile::graph::{Attribute, Graph, Names, Node, Value};
 
-/// Functions by domain and name (overloads are told apart by name alone, as exporters do).
+/// Functions by domain and name.
 type Functions = HashMap<(String, String), FunctionProto>;
 
 /// Replaces every call of a function by the function's nodes, functions called by functions included.
@@ -26,7 +26,11 @@ pub(super) fn inline(
         let domain = import.domain.clone().unwrap_or_default();
         graph.opsets.entry(domain).or_insert(import.version.unwrap_or(1));
     }
+    let count = functions.len();
     let functions: Functions = functions.into_iter().map(key).collect();
+    if functions.len() < count {
+        return Err(ReadError::Overloaded);
+    }
     let mut inliner = Inliner { functions: &functions, names: graph.names(), fetch, left: MOST_NODES };
     inliner.graph(graph, &mut Vec::new())?;
     for (domain, _) in functions.keys() {
@@ -48,6 +52,8 @@ struct Inliner<'a> {
 
 /// Calls that call twice double the graph at each level; no exporter comes near this many nodes.
 const MOST_NODES: usize = 1 << 20;
+/// Functions that call each other are inlined to this depth, which is far from the end of a thread's stack.
+const DEEPEST: usize = 256;
 
 impl Inliner<'_> {
     fn graph(&mut self, graph: &mut Graph, calls: &mut Vec<String>) -> Result<(), ReadError> {
@@ -76,7 +82,7 @@ impl Inliner<'_> {
         };
         let name = node.operator();
         self.left = self.left.saturating_sub(function.node.len());
-        if calls.contains(&name) || self.left == 0 {
+        if calls.contains(&name) || self.left == 0 || calls.len() == DEEPEST {
             return Err(ReadError::Recursion(name));
         }
         calls.push(name);

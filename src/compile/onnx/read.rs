@@ -87,6 +87,9 @@ pub enum ReadError {
     /// A function calls itself, or calls make too many nodes.
     #[error("the function {0:?} cannot be inlined: it calls itself, or there are too many calls")]
     Recursion(String),
+    /// Functions are told apart by their overloads, which are not read.
+    #[error("two functions have the same name")]
+    Overloaded,
 }
 
 /// Reads an ONNX model. Model-local functions are inlined, nodes sorted, constants and weights shared with

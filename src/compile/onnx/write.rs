@@ -24,17 +24,20 @@ pub const WEIGHTS_FILE: &str = "weights.bin";
 
 /// Writes the whole graph.
 pub fn write(graph: &Graph) -> Vec<u8> {
-    model(graph, usize::MAX).0.encode_to_vec()
+    model(graph, &|_| false).0.encode_to_vec()
 }
 
-/// Writes the graph without the initializers of more than `threshold` bytes, so that several sessions can be
-/// given the same weights in memory.
-pub fn write_split(graph: &Graph, threshold: usize) -> Split {
-    let (model, weights) = model(graph, threshold);
+/// Writes the graph without the initializers for which `apart` says so, so that several sessions can be given the
+/// same weights in memory.
+pub fn write_split(graph: &Graph, apart: Apart<'_>) -> Split {
+    let (model, weights) = model(graph, apart);
     Split { model: model.encode_to_vec(), weights }
 }
 
-fn model(graph: &Graph, threshold: usize) -> (ModelProto, Vec<(Value, Tensor)>) {
+/// Which tensors are not written.
+pub type Apart<'a> = &'a dyn Fn(&Tensor) -> bool;
+
+fn model(graph: &Graph, apart: Apart<'_>) -> (ModelProto, Vec<(Value, Tensor)>) {
     let mut flat = graph.clone();
     flat.flatten();
     let mut opsets = flat.opsets.clone();
@@ -47,7 +50,7 @@ fn model(graph: &Graph, threshold: usize) -> (ModelProto, Vec<(Value, Tensor)>) 
         ir_version: Some(graph.ir_version.max(8)),
         producer_name: Some("explaind".into()),
         opset_import: opsets.into_iter().map(import).collect(),
-        graph: Some(graph_proto(&flat, threshold, &mut weights)),
+        graph: Some(graph_proto(&flat, apart, &mut weights)),
         ..ModelProto::default()
     };
     (model, weights)
@@ -63,12 +66,12 @@ fn domains(node: &Node, opsets: &mut std::collections::BTreeMap<String, i64>) {
     }
 }
 
-fn graph_proto(graph: &Graph, threshold: usize, weights: &mut Vec<(Value, Tensor)>) -> GraphProto {
+fn graph_proto(graph: &Graph, apart: Apart<'_>, weights: &mut Vec<(Value, Tensor)>) -> GraphProto {
     let mut offset = 0;
     let mut initializer = Vec::with_capacity(graph.initializers.len());
     for (name, tensor) in &graph.initializers {
         let mut proto = header(name, tensor);
-        if tensor.data().len() > threshold {
+        if apart(tensor) {
             proto.data_location = Some(DataLocation::External.into());
             let entry = |key: &str, value: String| StringStringEntryProto {
                 key: Some(key.into()),
@@ -131,7 +134,7 @@ fn attribute_proto(name: &str, attribute: &Attribute) -> AttributeProto {
             Kind::Tensor
         }
         Attribute::Graph(it) => {
-            proto.g = Some(graph_proto(it, usize::MAX, &mut Vec::new()));
+            proto.g = Some(graph_proto(it, &|_| false, &mut Vec::new()));
             Kind::Graph
         }
         Attribute::Ints(it) => {
@@ -203,7 +206,7 @@ mod tests {
 
     #[test]
     fn large_weights_are_left_out_and_fetched_again() {
-        let split = write_split(&example(), 4);
+        let split = write_split(&example(), &|it| it.data().len() > 4);
         let names: Vec<&str> = split.weights.iter().map(|it| &*it.0).collect();
         assert_eq!(names, ["constant"]);
         let weight = split.weights[0].1.data().clone();
