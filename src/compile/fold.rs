@@ -86,9 +86,13 @@ mod tests {
         )
         .unwrap();
         let mut facts = Facts::default();
-        for (value, element) in
-            [("x", Element::F32), ("a", Element::F32), ("b", Element::F32), ("c", Element::F64), ("d", Element::F32)]
-        {
+        for (value, element) in [
+            ("x", Element::F32),
+            ("a", Element::F32),
+            ("b", Element::F32),
+            ("c", Element::F64),
+            ("d", Element::F32),
+        ] {
             facts.insert(value.into(), Fact::new(element, vec![Length::fixed(2)]));
         }
         idle(&mut graph, &facts);

@@ -85,3 +85,22 @@ fn element(stored: Stored) -> Option<Element> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_of_a_type_that_sessions_do_not_share_stay_in_the_graph() {
+        let mut graph = compile::graph::Graph::parse("y = Mul(x, w)").unwrap();
+        graph.inputs.retain(|it| &*it.value == "x");
+        for (stored, apart) in [(Stored::F32, 1), (Stored::BF16, 0)] {
+            let tensor = Tensor::from_f64(stored, &[SHARED_FROM], &vec![0.5; SHARED_FROM]);
+            graph.initializers.insert("w".into(), tensor.clone());
+            let runnable = runnable(&graph);
+            assert_eq!(runnable.weights.len(), apart);
+            let Source::Bytes(bytes) = runnable.model else { panic!("not in memory") };
+            assert_eq!(bytes.len() > tensor.data().len(), apart == 0);
+        }
+    }
+}

@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    Activation, EmbeddedGraph, Manifest, ManifestError, Model, RelevanceGraphs, attention, derived, fill_mask, graphs,
-    intervention,
+    Activation, EmbeddedGraph, Manifest, ManifestError, Model, RelevanceGraphs, attention, derived,
+    fill_mask, graphs, intervention,
     manifest::Side,
     text::{Tokenizer, TokenizerError},
 };

@@ -75,6 +75,44 @@ fn exports_of_the_same_weights_are_explained_alike() {
     }
 }
 
+/// Relevance belongs to the model, not to its spelling: an RMSNorm with a cast in it, a GELU whose constants are rounded
+/// to half precision, a bias that an optimiser fused into the activation.
+#[test]
+fn relevance_does_not_depend_on_the_exporter_s_spelling() {
+    let refuse = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/refuse").join(name);
+    let texts = ["t155 t64 t89 t60 t153 t51".to_owned()];
+    let groups = [
+        ("llama-dynamo18", vec![(zoo("llama-legacy17"), 1e-3), (zoo("llama-legacy14-eager"), 1e-3)]),
+        (
+            "bert-legacy17",
+            vec![
+                (zoo("bert-dynamo18"), 1e-3),
+                (refuse("bert-fp16"), 0.03),
+                (refuse("bert-ort-fused-full-sdpa17"), 1e-3),
+                (refuse("bert-ort-fused-partial"), 1e-3),
+            ],
+        ),
+    ];
+    for (first, others) in groups {
+        let first = house(first, &zoo(first));
+        for (folder, bound) in others {
+            let other = house("other", &folder);
+            for composite in ["attn-lrp", "cp-lrp", "gamma", "alpha-beta", "z-plus"] {
+                let of = |house| scores(&ask(house, "lrp", &texts, &json!({ "composite": composite })));
+                let (one, other) = (of(&first), of(&other));
+                let largest = one.iter().fold(0.0f64, |most, it| most.max(it.abs()));
+                for (a, b) in one.iter().zip(&other) {
+                    assert!(
+                        (a - b).abs() <= bound * largest,
+                        "{}, {composite}: {a} and {b}",
+                        folder.display()
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// A copy of the folder whose graph is changed.
 fn changed(name: &str, change: impl FnOnce(&mut Graph)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");

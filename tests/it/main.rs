@@ -17,6 +17,7 @@ mod intervention;
 mod invariance;
 mod laws;
 mod lean;
+mod lengths;
 mod levels;
 mod lowerings;
 mod models;

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use explaind::compile::graph::{Attribute, Element, Graph, Node, Port, Type, Value};
+use explaind::compile::graph::{Attribute, Axis, Element, Graph, Node, Port, Type, Value};
 use explaind::compile::{no_external, read, write, write_split};
-use explaind::model::Model;
 use explaind::model::text::Caps;
+use explaind::model::{Activation, Model};
 use explaind::runtime::{Padding, Row};
 use serde_json::Value as Json;
 use tempfile::TempDir;
@@ -170,6 +170,46 @@ fn weights_are_read_from_a_file_beside_the_model() {
     fs::write(&path, split.model).unwrap();
     fs::write(folder.path().join("weights.bin"), data).unwrap();
     assert_agrees(&open("bert-legacy17", folder.path()), &zoo("bert-legacy17"));
+}
+
+/// Cross-encoders are exported with their Sigmoid, and `config.json` says nothing of it.
+#[test]
+fn a_graph_that_ends_in_an_activation_is_scored_by_it() {
+    let plain = open("bert-legacy17", &zoo("bert-legacy17"));
+    let row = references(&zoo("bert-legacy17"), "b4_").remove(0).row;
+    let logits = plain.forward.run(0, std::slice::from_ref(&row)).unwrap().remove(0).values.remove(0);
+    for (op, problem, activation) in [
+        ("Sigmoid", Json::Null, Activation::Sigmoid),
+        ("Sigmoid", "single_label_classification".into(), Activation::Sigmoid),
+        ("Softmax", "multi_label_classification".into(), Activation::Softmax),
+    ] {
+        let end = |graph: &mut Graph| {
+            let node = graph.nodes.iter_mut().find(|it| it.outputs[0] == "logits".into()).unwrap();
+            node.outputs[0] = "before".into();
+            graph.nodes.push(Node::new(op, &["before".into()], &["logits".into()]));
+        };
+        let folder = derived("bert-legacy17", end, &[("config.json", "problem_type", problem)]);
+        let model = open("ended", folder.path());
+        assert_eq!(model.labels.activation(), activation, "{op}");
+        let found = model.forward.run(0, std::slice::from_ref(&row)).unwrap().remove(0).values.remove(0);
+        for (found, logit) in found.iter().zip(&logits) {
+            assert!((found - logit).abs() < 1e-4, "{op}: {found} instead of {logit}");
+        }
+    }
+}
+
+#[test]
+fn a_length_that_is_baked_in_is_named() {
+    let fix = |graph: &mut Graph| {
+        for port in &mut graph.inputs {
+            if let Type::Tensor(_, Some(axes)) = &mut port.ty {
+                axes[1] = Axis::Fixed(12);
+            }
+        }
+    };
+    let folder = derived("bert-legacy17", fix, &[]);
+    let refusal = Model::open("fixed", folder.path(), &open_settings()).err().unwrap().to_string();
+    assert!(refusal.contains("a length is baked in") && refusal.contains("12 tokens"), "{refusal}");
 }
 
 #[test]

@@ -301,7 +301,9 @@ fn a_rule_that_is_wrong_by_a_fifth_is_not_admitted() {
         let outcome = measure::measure((&export, &measure::Lengths::default()), &compiled, &wrong, &evaluate);
         assert_eq!(outcome.map_err(|it| it.code), Err(Code::Measured), "{op}");
     }
-    assert!(measure::measure((&export, &measure::Lengths::default()), &compiled, &derived, &evaluate).is_ok());
+    assert!(
+        measure::measure((&export, &measure::Lengths::default()), &compiled, &derived, &evaluate).is_ok()
+    );
 }
 
 #[test]

@@ -390,4 +390,43 @@ mod tests {
         let lines: Vec<String> = graph.to_string().lines().map(str::to_owned).collect();
         assert_eq!(lines[1..3], ["call/t = LeakyRelu(x) {alpha: 0.25}", "y = Exp(call/t)"]);
     }
+
+    /// Functions f0, f1, ... of which each calls the next, and the last is an Exp.
+    fn chain(names: &[&str]) -> Vec<u8> {
+        let mut proto = ModelProto::decode(model(&[(names[0], &["x"], &["y"])], vec![])).unwrap();
+        proto.graph.as_mut().unwrap().node[0].domain = Some("local".into());
+        let calls = names[1..].iter().map(|it| (*it, "local")).chain([("Exp", "")]);
+        let function = |(name, (op, domain)): (&&str, (&str, &str))| super::super::proto::FunctionProto {
+            name: Some((*name).into()),
+            domain: Some("local".into()),
+            input: vec!["a".into()],
+            output: vec!["b".into()],
+            node: vec![NodeProto {
+                op_type: Some(op.into()),
+                domain: Some(domain.into()),
+                input: vec!["a".into()],
+                output: vec!["b".into()],
+                ..NodeProto::default()
+            }],
+            ..Default::default()
+        };
+        proto.functions = names.iter().zip(calls).map(function).collect();
+        proto.encode_to_vec()
+    }
+
+    #[test]
+    fn functions_that_call_each_other_without_end_are_refused_and_not_followed() {
+        let names: Vec<String> = (0..50_000).map(|it| format!("f{it}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let few = read(chain(&names[..100]).into(), &no_external).unwrap();
+        assert_eq!(few.nodes.len(), 1);
+        let refusal = read(chain(&names).into(), &no_external).unwrap_err();
+        assert!(matches!(refusal, ReadError::Recursion(_)), "{refusal}");
+    }
+
+    #[test]
+    fn functions_that_share_a_name_are_refused() {
+        let refusal = read(chain(&["f", "f"]).into(), &no_external).unwrap_err();
+        assert!(matches!(refusal, ReadError::Overloaded), "{refusal}");
+    }
 }

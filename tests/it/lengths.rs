@@ -1,0 +1,120 @@
+//! This file is where graphs that treat short and long texts differently are opened: what was learned at a few lengths
+//! must hold at others, or nothing is derived.
+
+use explaind::compile::Compiled;
+use explaind::compile::cut::EMBEDS;
+use explaind::compile::derive::{COTANGENT, EMBEDS_GRAD};
+use explaind::compile::graph::{Attribute, Graph, Tensor, Value};
+use explaind::compile::probe::Hints;
+use explaind::compile::refusal::{Code, Refusal};
+
+use crate::evaluate::evaluate;
+
+const VOCABULARY: usize = 64;
+
+/// A classifier of two components a token, which are also its labels.
+fn classifier(behind: &str) -> Graph {
+    let text = format!("e = Gather(table, ids); {behind}");
+    let text = text.replace("ids", "input_ids: int64[b, s]");
+    let mut graph = Graph::parse(&text).unwrap();
+    graph.inputs.retain(|it| &*it.value != "table");
+    let values: Vec<f32> = (0..VOCABULARY * 2).map(|it| ((it * 37 + 11) % 101) as f32 / 50.0 - 1.0).collect();
+    graph.initializers.insert("table".into(), Tensor::from_f32(&[VOCABULARY, 2], &values));
+    graph
+}
+
+fn open(graph: Graph) -> Compiled {
+    Compiled::open(graph, &Hints::default(), &evaluate).unwrap()
+}
+
+/// Every derived graph is refused for the same reason.
+#[track_caller]
+fn refusal(compiled: Compiled) -> Refusal {
+    let refusal = compiled.wrong.clone().expect("it is not what was learned of it");
+    assert_eq!(compiled.gradient.map(|_| ()), Err(refusal.clone()));
+    assert_eq!(compiled.intervention.map(|_| ()), Err(refusal.clone()));
+    assert_eq!(compiled.attention.map(|_| ()), Err(refusal.clone()));
+    assert!(compiled.lean.is_none());
+    refusal
+}
+
+/// `logits = mean over windows of tanh(max within a window)`: with `w` windows a component's gradient sums to
+/// `mean (1 − tanh²)`, however many tokens there are.
+#[test]
+fn windows_are_counted_in_the_text_at_hand() {
+    let windows = "t = Transpose(e) {perm: [0, 2, 1]}; \
+                   m = MaxPool(t) {kernel_shape: [12], strides: [12], ceil_mode: 1}; q = Tanh(m); \
+                   logits = ReduceMean(q) {axes: [2], keepdims: 0}";
+    let compiled = open(classifier(windows));
+    let derived = compiled.gradient.as_ref().unwrap_or_else(|it| panic!("{it:?}"));
+    for tokens in [5, 12, 20, 30, 61] {
+        let ids: Vec<i64> = (0..tokens as i64).map(|it| (it * 13 + 1) % VOCABULARY as i64).collect();
+        let embeds = compiled.lookup(&ids, &[1, tokens]).unwrap();
+        let rows = embeds.to_f64().unwrap();
+        let largest = |window: &[f64], label: usize| {
+            window.chunks(2).map(|it| it[label]).fold(f64::NEG_INFINITY, f64::max)
+        };
+        let batch = vec![
+            (Value::from("input_ids"), Tensor::from_i64(&[1, tokens], &ids)),
+            (EMBEDS.into(), embeds),
+            (COTANGENT.into(), Tensor::from_f32(&[1, 2], &[1.0, 1.0])),
+        ];
+        let kept: Vec<_> = batch.into_iter().filter(|it| derived.graph.input(&it.0).is_some()).collect();
+        let place = derived.graph.outputs.iter().position(|it| &*it.value == EMBEDS_GRAD).unwrap();
+        let gradient =
+            evaluate(&derived.graph, &[kept]).unwrap()[0][place].as_ref().unwrap().to_f64().unwrap();
+        for label in 0..2 {
+            let slopes = rows.chunks(24).map(|it| 1.0 - largest(it, label).tanh().powi(2));
+            let expected = slopes.clone().sum::<f64>() / slopes.count() as f64;
+            let found: f64 = gradient.chunks(2).map(|it| it[label]).sum();
+            assert!((found - expected).abs() < 1e-5, "{tokens} tokens: {found} instead of {expected}");
+        }
+    }
+}
+
+fn with_branch(tokens: i64) -> Graph {
+    let mut graph = classifier(&format!(
+        "l = Shape(ids) {{start: 1, end: 2}}; c = Greater(l, [{tokens}]); d = Squeeze(c); \
+         s = ReduceSum(e, [1]) {{keepdims: 0}}; logits = If(d)"
+    ));
+    let node = graph.nodes.last_mut().unwrap();
+    for (name, text) in [("then_branch", "r = Mul(s, 0.25)"), ("else_branch", "r = Tanh(s)")] {
+        let mut branch = Graph::parse(text).unwrap();
+        branch.inputs.clear();
+        node.attributes.insert(name.into(), Attribute::Graph(Box::new(branch)));
+    }
+    graph
+}
+
+#[test]
+fn a_branch_on_the_length_is_control_flow() {
+    let compiled = open(with_branch(20));
+    assert_eq!(compiled.gradient.map(|_| ()).unwrap_err().code, Code::ControlFlow);
+}
+
+#[test]
+fn a_branch_that_only_long_texts_take_is_found_and_nothing_derived() {
+    let compiled = open(with_branch(100));
+    assert!(compiled.folded);
+    let refusal = refusal(compiled);
+    assert_eq!(refusal.code, Code::Measured);
+    assert!(refusal.reason.contains("131 tokens"), "{}", refusal.reason);
+}
+
+#[test]
+fn a_cut_that_only_long_texts_suffer_is_found_and_nothing_derived() {
+    let text = "c = Slice(ids, [0], [30], [1]); e = Gather(table, c); logits = ReduceMean(e) {axes: [1], keepdims: 0}";
+    let mut graph = classifier(text);
+    graph.nodes.remove(0);
+    let refusal = refusal(open(graph));
+    assert_eq!(refusal.code, Code::Measured);
+    assert!(refusal.reason.contains("38 tokens"), "{}", refusal.reason);
+}
+
+#[test]
+fn a_first_token_is_read_in_texts_of_any_length() {
+    let compiled =
+        open(classifier("f = Slice(e, [0], [4], [1]); logits = ReduceMean(f) {axes: [1], keepdims: 0}"));
+    let derived = compiled.gradient.unwrap_or_else(|it| panic!("{it:?}"));
+    assert!(derived.measures.logits < 1e-5);
+}
