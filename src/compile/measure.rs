@@ -37,6 +37,9 @@ const SLOPE_BOUND: f64 = 0.005;
 /// At other lengths fewer rows are tried, and all may step over a kink; a count of tokens that is wrong is a factor.
 const SLOPE_ELSEWHERE: f64 = 0.05;
 
+/// In longer texts the logits alone are compared.
+const MOST_TOKENS: usize = 100;
+
 /// Steps of central differences, in parts of the embeddings' length; and those of models so steep that the others
 /// tell of their curvature.
 const STEPS: [f64; 3] = [1e-3, 4e-3, 1.6e-2];
@@ -120,13 +123,14 @@ pub fn measure(
 ) -> Result<Measures, Refusal> {
     let Export { batch, logits, alone, padded } = export;
     let trial = Trial { compiled, derived, evaluate };
-    let (logits, slope) = trial.run(batch, logits, SLOPE_BOUND)?;
+    let (logits, slope) = trial.run(batch, logits, Some(SLOPE_BOUND))?;
     let measures = Measures { logits, slope, alone: *alone, padded: *padded };
     measures.admit(compiled.raised, SLOPE_BOUND)?;
     for (batch, logits) in &lengths.answers {
         let tokens = batch[0].1.dims()[1];
         let at = |it: Refusal| Refusal { reason: format!("at {tokens} tokens, {}", it.reason), ..it };
-        let (logits, slope) = trial.run(batch, logits, SLOPE_ELSEWHERE).map_err(at)?;
+        let enough = Some(SLOPE_ELSEWHERE).filter(|_| batch[0].1.len() <= MOST_TOKENS);
+        let (logits, slope) = trial.run(batch, logits, enough).map_err(at)?;
         Measures { logits, slope, ..measures }.admit(compiled.raised, SLOPE_ELSEWHERE).map_err(at)?;
     }
     Ok(measures)
@@ -140,8 +144,9 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// How far the graph's logits are from what the model answered to the batch, and its gradient from their slope.
-    fn run(&self, batch: &Batch, answer: &[f64], enough: f64) -> Result<(f64, f64), Refusal> {
+    /// How far the graph's logits are from what the model answered to the batch, and its gradient from their slope,
+    /// where it should be `enough`.
+    fn run(&self, batch: &Batch, answer: &[f64], enough: Option<f64>) -> Result<(f64, f64), Refusal> {
         let Self { compiled, derived, evaluate } = *self;
         let run = |graph: &Graph, batches: &[Batch]| complete(graph, batches, evaluate);
         let width = answer.len() / batch[0].1.dims()[0].max(1);
@@ -179,9 +184,12 @@ impl Trial<'_> {
                 floats(run(&compiled.forward.graph, &batches)?)
             })
         };
-        let slope = match along(&STEPS)? {
-            coarse if coarse <= enough => coarse,
-            coarse => coarse.min(along(&FINER_STEPS)?),
+        let slope = match enough {
+            None => 0.0,
+            Some(enough) => match along(&STEPS)? {
+                coarse if coarse <= enough => coarse,
+                coarse => coarse.min(along(&FINER_STEPS)?),
+            },
         };
         Ok((gap(&logits, &known) / largest(&known), slope))
     }
