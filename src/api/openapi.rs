@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
-use crate::explain::{ExplainError, ExplainRequest, Method, registry::METHODS};
+use crate::explain::{ExplainError, ExplainRequest, MAX_TARGETS, Method, registry::METHODS};
 
 use super::{body::Schema, problem::Problem, routes};
 
@@ -168,6 +168,8 @@ fn document() -> Result<Value, String> {
         json!({ "inputs": [EXAMPLE, "Dull and far too long."], "parameters": { "top_k": 1 } });
     // An untagged enum cannot say this of its array.
     value["components"]["schemas"]["Inputs"]["oneOf"][0]["minItems"] = 1.into();
+    value["components"]["schemas"]["TargetSpec"]["oneOf"][0]["minItems"] = 1.into();
+    value["components"]["schemas"]["TargetSpec"]["oneOf"][0]["maxItems"] = MAX_TARGETS.into();
     in_order(&mut value);
     Ok(without_null_defaults(value))
 }

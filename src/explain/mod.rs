@@ -22,6 +22,7 @@ pub mod registry;
 mod request;
 mod run;
 pub mod surrogate;
+mod targets;
 
 pub use answer::{
     Attribution, ExplainAnswer, Explanation, InputResult, LabelScore, ModelRef, Prediction, Target, Timing,
@@ -34,6 +35,8 @@ pub use masking::{Effort, Masker, Operation, Removal};
 pub use method::{About, Family, Method, Plan, Price, Typed, nothing_more};
 pub use predict::{FunctionToApply, LabelOf, PredictParameters, PredictRequest, predict};
 pub use request::{
-    ExplainRequest, GranularitySpec, Input, InputFields, Inputs, OneTarget, SpanList, TargetSpec, Unit,
+    ExplainRequest, GranularitySpec, Input, InputFields, Inputs, MAX_TARGETS, OneTarget, SpanList,
+    TargetSpec, Unit,
 };
 pub use run::{Arrival, explain, explain_within};
+pub use targets::KEYWORDS;

@@ -9,6 +9,7 @@ use super::{
     text::{Tokenizer, TokenizerError},
 };
 use crate::compile::{Compiled, locate::Logits, refusal::Code};
+use crate::explain::KEYWORDS;
 use crate::runtime::{
     Dim, Element, Graph, InputSlot, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind,
     Role, Row, Runtime, RuntimeError, Session, SharedWeights,
@@ -133,6 +134,10 @@ impl Model {
             forward.layout.padding = Padding::Never;
         }
         let labels = manifest.labels(Some(width))?;
+        for word in KEYWORDS.into_iter().filter(|word| labels.names().iter().any(|it| it == word)) {
+            warnings
+                .push(format!("as a target, `{word}` is no label: ask for the label `{word}` by its index"));
+        }
         if compiled.as_ref().is_ok_and(|it| it.embedding.partial) {
             warnings.push(
                 "the decoder looks up shifted token ids in the same table: gradients leave that path out"

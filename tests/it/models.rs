@@ -188,3 +188,11 @@ fn rows_of_unequal_length_in_one_batch_do_not_touch_each_other() {
         }
     }
 }
+
+#[test]
+fn a_label_that_is_called_like_a_keyword_is_warned_of() {
+    let labels = serde_json::json!({ "0": "predicted", "1": "all" });
+    let folder = derived("bert-legacy17", |_| {}, &[("config.json", "id2label", labels)]);
+    let warnings = open("named", folder.path()).warnings;
+    assert_eq!(warnings.iter().filter(|it| it.contains("by its index")).count(), 2, "{warnings:?}");
+}

@@ -313,3 +313,29 @@ async fn a_missing_companion_is_a_problem_that_says_what_would_help() {
     assert_eq!((&missing["code"], &missing["method"]), (&"fill_mask".into(), &"leave-one-out".into()));
     assert!(missing["advice"].as_str().unwrap().contains("--fill-mask"), "{missing}");
 }
+
+#[tokio::test]
+async fn a_target_that_is_named_twice_is_explained_once() {
+    let told =
+        ask(json!({ "inputs": REVIEW, "target": ["positive", 1, "positive", "predicted", 0] })).await.good();
+    let explanations = told["results"][0]["explanations"].as_array().unwrap();
+    let indices: Vec<&Value> = explanations.iter().map(|it| &it["target"]["index"]).collect();
+    assert_eq!(indices, [1, 0]);
+    let many = refusal(json!({ "inputs": REVIEW, "target": vec![1; 1025] })).await;
+    assert!(many.starts_with("422 invalid-request\n  /target: ") && many.contains("1024"), "{many}");
+}
+
+#[tokio::test]
+async fn targets_and_inputs_are_looked_at_together() {
+    let told = refusal(json!({ "inputs": ["", "fine", "a\0b"], "target": ["positive", 7, "nope"] })).await;
+    insta::assert_snapshot!(told, @r"
+    422 invalid-input
+      /target/1: label index 7 is out of range; the model has 2 labels
+      /target/2: the model has no label `nope`; its labels are negative, positive
+      /inputs/0: the text is empty
+      /inputs/2: the text holds a NUL character at position 1
+    ");
+    let body = json!({ "inputs": ["", "fine", "a\0b"] });
+    let told = Service::bundled().post("/predict", body).await.refusal();
+    assert!(told.contains("\n  /inputs/0: ") && told.contains("\n  /inputs/2: "), "{told}");
+}
