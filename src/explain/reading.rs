@@ -26,9 +26,10 @@ fn refusal(error: &EncodeError, pointer: &str) -> ExplainError {
     let pointer = if error.segment() == Some(1) { format!("{pointer}_pair") } else { pointer.to_owned() };
     let detail = error.to_string();
     match *error {
-        EncodeError::EmptyText { .. } | EncodeError::NulCharacter { .. } | EncodeError::NoTokens { .. } => {
-            Misfit::new(pointer, detail).into()
-        }
+        EncodeError::EmptyText { .. }
+        | EncodeError::NulCharacter { .. }
+        | EncodeError::NoTokens { .. }
+        | EncodeError::UnknownToken { .. } => Misfit::new(pointer, detail).into(),
         EncodeError::TooManyCharacters { limit, .. } => {
             Misfit::over(pointer, detail, "max_text_chars", limit as u64).into()
         }

@@ -80,10 +80,8 @@ impl Model {
     pub fn open(name: &str, folder: &Path, settings: &OpenSettings) -> Result<Self, OpenError> {
         let manifest = Manifest::read(folder, None)?;
         let file = manifest.graph.display().to_string();
-        let tokenizer = Tokenizer::open(&manifest).map_err(|cause| OpenError::Tokenizer {
-            file: manifest.tokenizer.display().to_string(),
-            cause,
-        })?;
+        let unusable = |cause| OpenError::Tokenizer { file: manifest.tokenizer.display().to_string(), cause };
+        let mut tokenizer = Tokenizer::open(&manifest).map_err(unusable)?;
         let failed = |cause| OpenError::Graph { file: file.clone(), cause };
         let odd = |detail| OpenError::NotAClassifier { file: file.clone(), detail };
 
@@ -95,6 +93,9 @@ impl Model {
                 .map_err(derived::refused),
             Err(reason) => Err(derived::unavailable(Code::Run, reason.clone())),
         };
+        if let Ok(compiled) = &compiled {
+            tokenizer = tokenizer.within(compiled.embedding.vocabulary).map_err(unusable)?;
+        }
         let mut warnings = Vec::new();
         if let Ok(Compiled { logits: Logits { activation: Some(activation), value, .. }, .. }) = &compiled {
             warnings
