@@ -11,7 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use self::fillers::Fillers;
-use super::{Case, ExplainError, Misfit, Subject};
+use super::{Case, ExplainError, Misfit, Subject, reading::refusal};
 use crate::{
     model::{Model, Need, text::Feature},
     runtime::Row,
@@ -151,7 +151,7 @@ impl<'a> Removal<'a> {
             Operation::Mask => How::Becomes(role(model.special.mask, "mask", model)?),
             Operation::Unk => How::Becomes(role(model.special.unk, "unknown", model)?),
             Operation::Pad => How::Hidden(role(model.special.pad, "pad", model)?),
-            Operation::Replace => How::Texts(texts(model, features, self.replacements)?),
+            Operation::Replace => How::Texts(texts(subject, features, self.replacements)?),
             Operation::Delete | Operation::Neighbors | Operation::Mlm => How::Delete,
         })
     }
@@ -344,7 +344,7 @@ fn role(id: Option<u32>, name: &str, model: &Model) -> Result<u32, ExplainError>
 }
 
 fn texts(
-    model: &Model,
+    subject: &Subject<'_>,
     features: &[Feature],
     replacements: Option<&[Vec<String>]>,
 ) -> Result<Vec<Vec<Vec<u32>>>, ExplainError> {
@@ -364,10 +364,31 @@ fn texts(
             return Err(refuse(format!("/{feature}"), "holds no text".to_owned()));
         }
         let ids = |(index, text): (usize, &String)| {
-            let pointer = format!("/{feature}/{index}");
-            model.tokenizer.piece_ids(text).map_err(|error| refuse(pointer, error.to_string()))
+            let pointer = format!("/parameters/replacements/{feature}/{index}");
+            let tokenizer = &subject.model.tokenizer;
+            tokenizer.piece_ids(text, subject.caps).map_err(|error| refusal(&error, &pointer))
         };
         all.push(list.iter().enumerate().map(ids).collect::<Result<_, _>>()?);
     }
+    fit(subject, features, &all)?;
     Ok(all)
+}
+
+/// Refuses replacements with which a row could outgrow the model, and has the longest row priced.
+fn fit(subject: &Subject<'_>, features: &[Feature], texts: &[Vec<Vec<u32>>]) -> Result<(), ExplainError> {
+    let variants = texts.iter().map(Vec::len).max().unwrap_or(1);
+    for variant in 0..variants {
+        let growth = |(texts, feature): (&Vec<Vec<u32>>, &Feature)| {
+            texts[variant % texts.len()].len().saturating_sub(feature.tokens.len())
+        };
+        let growths: Vec<usize> = texts.iter().zip(features).map(growth).collect();
+        let tokens = subject.encoded.tokens.len() + growths.iter().sum::<usize>();
+        subject.lengthen(tokens);
+        let Some(limit) = subject.model.max_length.filter(|&limit| tokens > limit) else { continue };
+        let most = (0..growths.len()).max_by_key(|&it| growths[it]).unwrap_or(0);
+        let pointer = format!("/parameters/replacements/{most}/{}", variant % texts[most].len());
+        let detail = format!("makes the input a row of {tokens} tokens; the model's limit is {limit}");
+        return Err(Misfit::over(pointer, detail, "max_length", limit as u64).into());
+    }
+    Ok(())
 }

@@ -1,6 +1,9 @@
 //! The path of every explanation: check, price, admit, run, wrap.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
@@ -10,7 +13,7 @@ use super::{
     error::Gathered,
     predict::prediction,
     random::GENERATOR,
-    reading::{feature_misfit, read_text},
+    reading::{caps, feature_misfit, read_text},
     targets::Targets,
 };
 use crate::{
@@ -87,6 +90,8 @@ pub fn explain_within(
             output,
             seed: request.seed,
             pointer: &read.pointer,
+            caps: caps(limits),
+            longest: read.encoded.tokens.len().into(),
         })
         .collect();
     let bill = priced(limits, &*plan, &subjects)?;
@@ -243,7 +248,7 @@ fn priced(limits: &Limits, plan: &dyn Plan, subjects: &[Subject<'_>]) -> Result<
         let Price { forward, gradient } = plan.price(subject)?;
         let rows = 1 + forward;
         passes = passes.saturating_add(rows).saturating_add(gradient);
-        let tokens = subject.encoded.tokens.len() as u64;
+        let tokens = subject.longest.load(Ordering::Relaxed) as u64;
         let weighted = rows * ProgramKind::Forward.cost() + gradient * ProgramKind::Gradient.cost();
         cost = cost.saturating_add(weighted.saturating_mul(tokens));
     }

@@ -118,8 +118,9 @@ impl Tokenizer {
     /// The ids of a piece of text without special tokens, as if a text began with it. May be none.
     ///
     /// # Errors
-    /// A token that the model does not know; the tokenizer's words.
-    pub fn piece_ids(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+    /// The piece is too large or holds U+0000; or the tokenizer fails.
+    pub fn piece_ids(&self, text: &str, caps: Caps) -> Result<Vec<u32>, EncodeError> {
+        check_size(text, 0, caps)?;
         Ok(self.known(text, 0)?.get_ids().to_vec())
     }
 
@@ -256,6 +257,15 @@ impl Part {
 
 /// Refuses what no tokenizer should see.
 fn check(text: &str, segment: u8, caps: Caps) -> Result<(), EncodeError> {
+    check_size(text, segment, caps)?;
+    match text.chars().all(char::is_whitespace) {
+        true => Err(EncodeError::EmptyText { segment }),
+        false => Ok(()),
+    }
+}
+
+/// As [`check`], for what may be empty.
+fn check_size(text: &str, segment: u8, caps: Caps) -> Result<(), EncodeError> {
     let limit = caps.characters;
     let characters = text.chars().count();
     if characters > limit {
@@ -263,9 +273,6 @@ fn check(text: &str, segment: u8, caps: Caps) -> Result<(), EncodeError> {
     }
     if let Some(at) = text.chars().position(|it| it == '\0') {
         return Err(EncodeError::NulCharacter { segment, at });
-    }
-    if text.chars().all(char::is_whitespace) {
-        return Err(EncodeError::EmptyText { segment });
     }
     let limit = caps.run;
     let mut start = 0;
