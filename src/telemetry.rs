@@ -84,7 +84,7 @@ impl Stage {
 pub struct EngineReading {
     /// Chunks that wait.
     pub queue_depth: usize,
-    /// Admitted and unfinished tokens.
+    /// Admitted tokens that are not computed yet.
     pub queue_tokens: u64,
     /// The most tokens that are admitted.
     pub queue_budget: u64,
@@ -205,7 +205,7 @@ impl Metrics {
                 ),
             ),
             queue_depth: gauge(r, "queue_depth", "Chunks that wait for a worker."),
-            queue_tokens: gauge(r, "queue_tokens", "Admitted and unfinished work, in token passes."),
+            queue_tokens: gauge(r, "queue_tokens", "Admitted work that is not run yet, in token passes."),
             queue_budget: gauge(r, "queue_budget_tokens", "Work beyond which requests are refused."),
             rows: CounterMirror(counter(r, "rows_total", "Rows evaluated by the workers.")),
             gradient_rows: CounterMirror(counter(
