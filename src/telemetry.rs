@@ -315,14 +315,21 @@ fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str], buck
     keep(registry, HistogramVec::new(opts, labels))
 }
 
+/// Which events are written.
+///
+/// # Errors
+/// Directives that cannot be read.
+pub fn filter(settings: &LogSettings) -> Result<EnvFilter, String> {
+    // ONNX Runtime is chatty below `warn`, and its lines may hold names out of a model's graph.
+    EnvFilter::try_new(format!("{},ort=warn", settings.log)).map_err(|error| format!("log: {error}"))
+}
+
 /// Starts logging to standard error.
 ///
 /// # Errors
 /// The log directives do not parse.
 pub fn start_logging(settings: &LogSettings) -> Result<(), String> {
-    // ONNX Runtime is chatty below `warn`, and its lines may hold names out of a model's graph.
-    let filter = format!("{},ort=warn", settings.log);
-    let filter = EnvFilter::try_new(filter).map_err(|error| format!("log: {error}"))?;
+    let filter = filter(settings)?;
     let json = match settings.log_format {
         LogFormat::Json => true,
         LogFormat::Text => false,

@@ -45,7 +45,11 @@ struct Running {
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
-        let all = [&["serve", MODEL, "--addr=127.0.0.1:0", "--log=warn"], arguments].concat();
+        Self::start_with(&[&[MODEL], arguments].concat())
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
+        let all = [&["serve", "--addr=127.0.0.1:0", "--log=warn"], arguments].concat();
         let mut child =
             command(&all).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program runs");
         let mut greeting = String::new();
@@ -144,6 +148,58 @@ fn unknown_settings_are_refused_by_name() {
 fn variables_by_which_kubernetes_describes_services_are_not_ours() {
     let variables = [("EXPLAIND_SERVICE_HOST", "10.0.0.1"), ("EXPLAIND_PORT", "tcp://10.0.0.1:8080")];
     assert!(run(&["serve", MODEL, "--check-config"], &variables).status.success());
+    let variables = [("EXPLAIND_PORT_8080_TCP_ADDR", "10.0.0.1"), ("EXPLAIND_SERVICE_PORT_HTTP", "8080")];
+    assert!(run(&["serve", MODEL, "--check-config"], &variables).status.success());
+    for name in ["EXPLAIND_MAX_PORT_INPUTS", "EXPLAIND_PORT_HTTP_TCP", "EXPLAIND_OTHER_SERVICE_HOST"] {
+        let output = run(&["serve", MODEL, "--check-config"], &[(name, "3")]);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(told(&output.stderr).contains(name));
+    }
+}
+
+#[test]
+fn only_a_variable_is_split_at_commas() {
+    let file = file("[models]\nzeta = \"a,b\"\nalpha = \"c\"\n");
+    let path = file.path().display().to_string();
+    let listing = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let output = run(&[&["serve", "--check-config"], arguments].concat(), variables);
+        assert!(output.status.success(), "{}", told(&output.stderr));
+        told(&output.stdout)
+    };
+    assert!(listing(&["--config", &path], &[]).contains("models = zeta=a,b,alpha=c (file)"));
+    listing(&["--model=zeta=a,alpha"], &[]);
+    let two = listing(
+        &[],
+        &[("EXPLAIND_MODELS", "zeta=a,alpha=b"), ("EXPLAIND_CORS_ORIGINS", "http://a,http://b")],
+    );
+    assert!(two.contains("models = zeta=a,alpha=b (variable)"), "{two}");
+}
+
+#[tokio::test]
+async fn a_key_may_hold_a_comma_and_models_keep_their_order() {
+    let models = file("[models]\nzeta = \"models/sst2\"\nalpha = \"models/sst2\"\n");
+    let mut service =
+        Running::start_with(&[&format!("--config={}", models.path().display()), "--api-key=strong,1"]);
+    let ask = async |service: &Running, key: &str| {
+        let request = service.client.get(service.url("/models")).bearer_auth(key);
+        request.send().await.expect("an answer")
+    };
+    assert_eq!(ask(&service, "1").await.status(), 401);
+    let models: Value = ask(&service, "strong,1").await.json().await.expect("JSON");
+    let names: Vec<&Value> =
+        models["models"].as_array().expect("a list").iter().map(|it| &it["name"]).collect();
+    assert_eq!(names, ["zeta", "alpha"]);
+    service.signal("TERM");
+    service.ended(Duration::from_secs(20)).await;
+}
+
+#[test]
+fn what_cannot_be_read_is_told_without_opening_a_model() {
+    for (flag, word) in [("--api-keys-file=/nowhere/keys", "/nowhere/keys"), ("--log=foo=bar=baz", "log: ")] {
+        let output = run(&["serve", MODEL, "--check-config", flag], &[]);
+        assert!(!output.status.success(), "{flag}");
+        assert!(told(&output.stderr).contains(word), "{}", told(&output.stderr));
+    }
 }
 
 #[test]
