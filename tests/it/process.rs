@@ -203,6 +203,20 @@ fn what_cannot_be_read_is_told_without_opening_a_model() {
 }
 
 #[test]
+fn a_cause_is_told_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("config.json"), "{").expect("a file");
+    for name in ["model.onnx", "tokenizer.json"] {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sst2").join(name);
+        std::os::unix::fs::symlink(file, folder.path().join(name)).expect("a link");
+    }
+    let output =
+        run(&["serve", &format!("--model=odd={}", folder.path().display()), "--addr=127.0.0.1:0"], &[]);
+    let words = told(&output.stderr);
+    assert_eq!(words.matches("EOF while parsing").count(), 1, "{words}");
+}
+
+#[test]
 fn keys_are_masked_wherever_they_come_from() {
     let file = file("api_keys = [\"hunter2\"]\n");
     let path = file.path().display().to_string();
