@@ -304,6 +304,7 @@ async fn sigterm_drains_in_order_and_exits_with_zero() {
     assert_eq!(service.get("/livez").await.status(), 200, "leaving is not dying");
     let cancelled = long.await.expect("no panic");
     assert_eq!(cancelled.status(), 503, "what still runs at the limit is cancelled and told so");
+    assert!(cancelled.headers().contains_key("retry-after"));
     assert_eq!(service.ended(Duration::from_secs(5)).await.code(), Some(0));
 }
 

@@ -38,9 +38,22 @@ async fn a_wrong_verb_is_a_problem_that_names_the_right_one() {
 
 #[tokio::test]
 async fn work_is_refused_until_models_are_open() {
-    let answer = Service::closed(&[]).post("/predict", json!({ "inputs": REVIEW })).await;
-    assert_eq!(answer.refusal(), "503 starting");
-    assert_eq!(answer.header("retry-after"), "1");
+    let service = Service::closed(&[]);
+    let work = service.post("/predict", json!({ "inputs": REVIEW })).await;
+    for answer in [work, service.get("/models").await, service.get("/readyz").await] {
+        assert_eq!(answer.refusal(), "503 starting");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_utf8_leads_nowhere() {
+    let service = Service::bundled();
+    for path in ["/models/%ff", "/methods/%ff", "/problems/%ff"] {
+        assert_eq!(service.get(path).await.refusal(), "404 unknown-route", "{path}");
+    }
+    let answer = service.post("/explain/%ff", json!({ "inputs": REVIEW })).await;
+    assert_eq!(answer.refusal(), "404 unknown-route");
 }
 
 #[tokio::test]
@@ -58,6 +71,8 @@ async fn where_keys_are_set_only_they_open_and_probes_stay_open() {
         assert_eq!(answer.header("www-authenticate"), "Bearer");
     }
     assert_eq!(service.ask(ask(Some("right"))).await.status, StatusCode::OK);
+    let lower = Request::get("/models").header("authorization", "bearer right");
+    assert_eq!(service.ask(lower.body(Body::empty()).unwrap()).await.status, StatusCode::OK);
     for open in ["/livez", "/readyz", "/metrics", "/openapi.json"] {
         assert_eq!(service.get(open).await.status, StatusCode::OK, "{open}");
     }
