@@ -20,7 +20,7 @@ use crate::{
 /// The models of this process.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
-    /// In the order of the settings; a request that names no model gets the first that is open.
+    /// In the order of the settings; a request that names no model gets the first.
     models: Vec<ModelPage>,
 }
 

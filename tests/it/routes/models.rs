@@ -1,6 +1,9 @@
 //! What is told of a model.
 
-use explaind::{explain::registry::METHODS, model::Entry};
+use explaind::{
+    explain::registry::METHODS,
+    model::{Entry, Shelf},
+};
 
 use crate::{service::Service, support};
 
@@ -31,6 +34,23 @@ async fn a_model_that_did_not_open_is_listed_and_refuses_work() {
     assert_eq!((&page["status"], &page["reason"]), (&"failed".into(), &"config.json: no such file".into()));
     let body = serde_json::json!({ "inputs": "a", "model": "broken" });
     assert_eq!(service.post("/predict", body).await.refusal(), "503 model-failed");
+}
+
+#[tokio::test]
+async fn a_first_model_that_did_not_open_is_not_replaced_by_another() {
+    let service = Service::closed(&[]);
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sst2");
+    let mut house = support::house("sst2", &folder);
+    let mut models = Shelf::default();
+    models.put("broken", Entry::Failed("config.json: no such file".to_owned()));
+    house.models.iter().for_each(|(name, entry)| models.put(name, entry.clone()));
+    house.models = models;
+    service.door.open(house);
+    let answer = service.post("/predict", serde_json::json!({ "inputs": "a" })).await;
+    assert_eq!(answer.refusal(), "503 model-failed");
+    assert!(answer.json()["detail"].as_str().unwrap().contains("`broken`"));
+    let body = serde_json::json!({ "inputs": "a", "model": "sst2" });
+    service.post("/predict", body).await.good();
 }
 
 #[tokio::test]
