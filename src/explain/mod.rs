@@ -7,6 +7,7 @@ mod answer;
 pub mod attending;
 mod case;
 pub mod decomposition;
+mod defaults;
 pub mod distribution;
 mod error;
 pub mod estimators;
@@ -29,6 +30,7 @@ pub use answer::{
     Usage,
 };
 pub use case::{Case, Finding, Memo, Subject, attributions};
+pub use defaults::works_by_default;
 pub use error::{ExplainError, Limit, Misfit};
 pub use house::{House, Limits};
 pub use masking::{Effort, Masker, Operation, Removal};

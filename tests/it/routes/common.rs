@@ -4,7 +4,8 @@ use axum::{
     body::Body,
     http::{Method, Request, StatusCode},
 };
-use serde_json::json;
+use explaind::explain::registry::METHODS;
+use serde_json::{Value, json};
 
 use crate::service::{REVIEW, Service};
 
@@ -107,5 +108,45 @@ async fn the_home_page_lists_every_route() {
             let status = service.get(path).await.status;
             assert!(status.is_success() || status.is_redirection(), "{path}: {status}");
         }
+    }
+}
+
+/// The answer to each question, read through the schema that is published for it.
+#[tokio::test]
+async fn answers_fit_their_published_schemas() {
+    let service = Service::bundled();
+    let document = service.get("/openapi.json").await.good();
+    let fits = |verb: &str, path: &str, answer: Value| {
+        let content = &document["paths"][path][verb]["responses"]["200"]["content"];
+        let mut schema = content["application/json"]["schema"].clone();
+        assert!(schema.is_object(), "{verb} {path} has no schema");
+        schema["components"] = document["components"].clone();
+        let schema = jsonschema::draft202012::new(&schema).expect("a schema");
+        let misfits: Vec<String> =
+            schema.iter_errors(&answer).map(|it| format!("{}: {it}", it.instance_path())).collect();
+        assert!(misfits.is_empty(), "{verb} {path}: {misfits:#?}");
+    };
+    for (path, asked) in [
+        ("/", "/"),
+        ("/methods", "/methods"),
+        ("/methods/{method}", "/methods/lrp"),
+        ("/models", "/models"),
+        ("/models/{model}", "/models/sst2"),
+        ("/problems/{slug}", "/problems/overloaded"),
+        ("/livez", "/livez"),
+        ("/readyz", "/readyz"),
+        ("/startupz", "/startupz"),
+        ("/health", "/health"),
+    ] {
+        fits("get", path, service.get(asked).await.good());
+    }
+    for inputs in [json!(REVIEW), json!([REVIEW])] {
+        fits("post", "/predict", service.post("/predict", json!({ "inputs": inputs })).await.good());
+    }
+    for method in METHODS {
+        let path = format!("/explain/{}", method.about().slug);
+        let example =
+            document["paths"][&path]["post"]["requestBody"]["content"]["application/json"]["example"].clone();
+        fits("post", &path, service.post(&path, example).await.good());
     }
 }
