@@ -232,6 +232,19 @@ fn keys_are_masked_wherever_they_come_from() {
 }
 
 #[test]
+fn the_file_of_the_image_leaves_room_for_a_file_in_its_place() {
+    let listing = told(&run(&["serve", "--config=deploy/explaind.toml", "--check-config"], &[]).stdout);
+    for line in
+        ["addr = 0.0.0.0:8080 (file)", "models = sst2=/models/sst2 (file)", "log_format = json (file)"]
+    {
+        assert!(listing.contains(line), "{listing}");
+    }
+    let image = std::fs::read_to_string("Dockerfile").expect("a Dockerfile");
+    let set: Vec<&str> = image.split_whitespace().filter(|it| it.starts_with("EXPLAIND_")).collect();
+    assert_eq!(set, ["EXPLAIND_CONFIG=/etc/explaind/explaind.toml"], "a variable outranks every file");
+}
+
+#[test]
 fn contradictions_are_told_before_anything_is_opened() {
     let output =
         run(&["serve", MODEL, "--default-timeout-ms=9", "--max-timeout-ms=8", "--drain-limit-ms=1"], &[]);
