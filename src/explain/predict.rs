@@ -1,4 +1,4 @@
-//! Where `POST /predict` is answered: scores only, in the shape that Hugging Face clients know.
+//! Where `POST /predict` is answered: scores only, of every label or of the best.
 
 use std::{sync::Arc, time::Instant};
 
