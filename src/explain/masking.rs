@@ -374,21 +374,20 @@ fn texts(
     Ok(all)
 }
 
-/// Refuses replacements with which a row could outgrow the model, and has the longest row priced.
+/// Refuses replacements with which a row could outgrow the model, and has the longest row priced: that of the
+/// longest replacement of every feature.
 fn fit(subject: &Subject<'_>, features: &[Feature], texts: &[Vec<Vec<u32>>]) -> Result<(), ExplainError> {
-    let variants = texts.iter().map(Vec::len).max().unwrap_or(1);
-    for variant in 0..variants {
-        let growth = |(texts, feature): (&Vec<Vec<u32>>, &Feature)| {
-            texts[variant % texts.len()].len().saturating_sub(feature.tokens.len())
-        };
-        let growths: Vec<usize> = texts.iter().zip(features).map(growth).collect();
-        let tokens = subject.encoded.tokens.len() + growths.iter().sum::<usize>();
-        subject.lengthen(tokens);
-        let Some(limit) = subject.model.max_length.filter(|&limit| tokens > limit) else { continue };
-        let most = (0..growths.len()).max_by_key(|&it| growths[it]).unwrap_or(0);
-        let pointer = format!("/parameters/replacements/{most}/{}", variant % texts[most].len());
-        let detail = format!("makes the input a row of {tokens} tokens; the model's limit is {limit}");
-        return Err(Misfit::over(pointer, detail, "max_length", limit as u64).into());
-    }
-    Ok(())
+    let growth = |(texts, feature): (&Vec<Vec<u32>>, &Feature)| {
+        let (index, longest) = texts.iter().enumerate().max_by_key(|(_, it)| it.len())?;
+        Some((longest.len().saturating_sub(feature.tokens.len()), index))
+    };
+    let growths: Vec<(usize, usize)> = texts.iter().zip(features).filter_map(growth).collect();
+    let tokens = subject.encoded.tokens.len() + growths.iter().map(|it| it.0).sum::<usize>();
+    subject.lengthen(tokens);
+    let Some(limit) = subject.model.max_length.filter(|&limit| tokens > limit) else { return Ok(()) };
+    let most = growths.iter().enumerate().max_by_key(|(_, it)| it.0);
+    let (feature, index) = most.map_or((0, 0), |(feature, it)| (feature, it.1));
+    let pointer = format!("/parameters/replacements/{feature}/{index}");
+    let detail = format!("makes the input a row of {tokens} tokens; the model's limit is {limit}");
+    Err(Misfit::over(pointer, detail, "max_length", limit as u64).into())
 }
