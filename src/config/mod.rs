@@ -61,7 +61,8 @@ pub struct ModelSettings {
     /// must have the model's vocabulary; repeatable, and in the variable separated by commas
     #[arg(long = "fill-mask", env = "EXPLAIND_FILL_MASK", value_name = "NAME=DIR")]
     pub fill_mask: Vec<NamedFolder>,
-    /// Serve although some models or companions do not open; they are listed as failed
+    /// Serve although some models or companions do not open; they are listed as failed, and what asks for such a
+    /// model is refused
     #[arg(long, env = "EXPLAIND_ALLOW_PARTIAL", value_name = "BOOL", default_value_t = false,
           action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_partial: bool,
