@@ -4,6 +4,8 @@
 #   docker build -t explaind .
 #   docker run --rm -p 8080:8080 --read-only explaind
 #
+# Settings of your own: flags behind `serve`, variables, or a file mounted at /etc/explaind/explaind.toml.
+#
 # For a GPU give the ONNX Runtime build with the CUDA provider, and a base that holds CUDA and cuDNN:
 #
 #   docker build -t explaind:cuda --build-arg DEVICE=cuda --build-arg BASE=<a CUDA runtime image with cuDNN> .
@@ -31,9 +33,8 @@ FROM ${BASE}
 COPY --from=build /explaind /usr/local/bin/explaind
 COPY --from=onnxruntime /onnxruntime/ /usr/local/lib/
 COPY models /models
-ENV EXPLAIND_ADDR=0.0.0.0:8080 \
-    EXPLAIND_MODELS=sst2=/models/sst2 \
-    EXPLAIND_LOG_FORMAT=json
+COPY deploy/explaind.toml /etc/explaind/explaind.toml
+ENV EXPLAIND_CONFIG=/etc/explaind/explaind.toml
 EXPOSE 8080
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/explaind"]

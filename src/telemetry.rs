@@ -84,7 +84,7 @@ impl Stage {
 pub struct EngineReading {
     /// Chunks that wait.
     pub queue_depth: usize,
-    /// Admitted and unfinished tokens.
+    /// Admitted tokens that are not computed yet.
     pub queue_tokens: u64,
     /// The most tokens that are admitted.
     pub queue_budget: u64,
@@ -205,7 +205,7 @@ impl Metrics {
                 ),
             ),
             queue_depth: gauge(r, "queue_depth", "Chunks that wait for a worker."),
-            queue_tokens: gauge(r, "queue_tokens", "Admitted and unfinished work, in token passes."),
+            queue_tokens: gauge(r, "queue_tokens", "Admitted work that is not run yet, in token passes."),
             queue_budget: gauge(r, "queue_budget_tokens", "Work beyond which requests are refused."),
             rows: CounterMirror(counter(r, "rows_total", "Rows evaluated by the workers.")),
             gradient_rows: CounterMirror(counter(
@@ -315,14 +315,21 @@ fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str], buck
     keep(registry, HistogramVec::new(opts, labels))
 }
 
+/// Which events are written.
+///
+/// # Errors
+/// Directives that cannot be read.
+pub fn filter(settings: &LogSettings) -> Result<EnvFilter, String> {
+    // ONNX Runtime is chatty below `warn`, and its lines may hold names out of a model's graph.
+    EnvFilter::try_new(format!("{},ort=warn", settings.log)).map_err(|error| format!("log: {error}"))
+}
+
 /// Starts logging to standard error.
 ///
 /// # Errors
 /// The log directives do not parse.
 pub fn start_logging(settings: &LogSettings) -> Result<(), String> {
-    // ONNX Runtime is chatty below `warn`, and its lines may hold names out of a model's graph.
-    let filter = format!("{},ort=warn", settings.log);
-    let filter = EnvFilter::try_new(filter).map_err(|error| format!("log: {error}"))?;
+    let filter = filter(settings)?;
     let json = match settings.log_format {
         LogFormat::Json => true,
         LogFormat::Text => false,

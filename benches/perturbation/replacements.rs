@@ -68,12 +68,14 @@ struct Measured {
     energy: f64,
 }
 
+/// More than any text here has.
+const CAPS: Caps = Caps { characters: 100_000, run: 20_000 };
+
 /// Texts evenly spread over the file.
 fn chosen(model: &Model, texts: &[(usize, String)]) -> anyhow::Result<Vec<(Encoded, Vec<Feature>)>> {
-    let caps = Caps { characters: 100_000, run: 20_000 };
     let mut fitting = Vec::new();
     for (_, text) in texts {
-        let encoded = model.tokenizer.encode(text, None, true, caps)?;
+        let encoded = model.tokenizer.encode(text, None, true, CAPS)?;
         let words = features(&encoded, &Granularity::Word)?;
         if words.len() >= FEWEST {
             fitting.push((encoded, words));
@@ -110,6 +112,8 @@ fn measure(
                 output: Output::Logit,
                 seed: SEED,
                 pointer: "",
+                caps: CAPS,
+                longest: encoded.tokens.len().into(),
             },
             row: encoded.row(),
             logits: logits.clone(),

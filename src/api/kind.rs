@@ -234,7 +234,8 @@ impl Kind {
     /// The kind that a bare status stands for, for refusals that a library makes.
     pub fn of_status(status: StatusCode) -> Self {
         match status {
-            StatusCode::NOT_FOUND => Self::UnknownRoute,
+            // A path that is no UTF-8 once it is decoded.
+            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Self::UnknownRoute,
             StatusCode::METHOD_NOT_ALLOWED => Self::MethodNotAllowed,
             StatusCode::PAYLOAD_TOO_LARGE => Self::BodyTooLarge,
             StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::UnsupportedMediaType,

@@ -126,8 +126,9 @@ pub async fn check_key(State(door): State<Door>, request: Request, next: Next) -
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|it| it.to_str().ok())
-        .and_then(|it| it.strip_prefix("Bearer "))
-        .unwrap_or_default();
+        .and_then(|it| it.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map_or("", |(_, key)| key);
     if door.keys.admit(given.trim()) {
         return next.run(request).await;
     }

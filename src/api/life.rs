@@ -1,11 +1,8 @@
 //! The service's life: starting, ready, leaving, refusing; and who is still inside.
 
-use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU8, AtomicU64, Ordering},
 };
 
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
@@ -78,14 +75,9 @@ impl Life {
     /// # Errors
     /// 503 while starting and once refusing.
     pub fn enter(&self) -> Result<Stay<'_>, Problem> {
-        let again = Duration::from_secs(1);
         match self.phase() {
-            Phase::Starting => {
-                return Err(Problem::new(Kind::Starting, "models are being opened").retry_after(again));
-            }
-            Phase::Refusing => {
-                return Err(Problem::new(Kind::Draining, "this instance is leaving").retry_after(again));
-            }
+            Phase::Starting => return Err(Problem::new(Kind::Starting, "models are being opened")),
+            Phase::Refusing => return Err(Problem::new(Kind::Draining, "this instance is leaving")),
             Phase::Ready | Phase::Leaving => {}
         }
         let stay = Stay {
@@ -131,6 +123,8 @@ impl Drop for Stay<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

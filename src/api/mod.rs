@@ -168,10 +168,11 @@ impl Deref for Door {
 
 /// The service: every route, and the layers from the innermost to the outermost.
 pub fn router(door: Door) -> Router {
+    // On the verbs alone: what is no POST is neither an explanation nor a prediction.
+    let accounted = middleware::from_fn_with_state(door.clone(), account::account);
     let work = Router::new()
-        .route("/explain/{method}", post(explain::explain))
-        .route("/predict", post(predict::predict))
-        .layer(middleware::from_fn_with_state(door.clone(), account::account))
+        .route("/explain/{method}", post(explain::explain).route_layer(accounted.clone()))
+        .route("/predict", post(predict::predict).route_layer(accounted))
         .route("/methods", get(methods::methods))
         .route("/methods/{method}", get(methods::method))
         .route("/models", get(models::models))

@@ -6,9 +6,13 @@ use axum::body::Bytes;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
-use crate::explain::{ExplainError, ExplainRequest, Method, registry::METHODS};
+use crate::explain::{ExplainError, ExplainRequest, MAX_TARGETS, Method, registry::METHODS};
 
-use super::{body::Schema, problem::Problem, routes};
+use super::{
+    body::Schema,
+    problem::{Kind, Problem},
+    routes,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -168,6 +172,9 @@ fn document() -> Result<Value, String> {
         json!({ "inputs": [EXAMPLE, "Dull and far too long."], "parameters": { "top_k": 1 } });
     // An untagged enum cannot say this of its array.
     value["components"]["schemas"]["Inputs"]["oneOf"][0]["minItems"] = 1.into();
+    value["components"]["schemas"]["TargetSpec"]["oneOf"][0]["minItems"] = 1.into();
+    value["components"]["schemas"]["TargetSpec"]["oneOf"][0]["maxItems"] = MAX_TARGETS.into();
+    add_refusals(&mut value);
     in_order(&mut value);
     Ok(without_null_defaults(value))
 }
@@ -235,6 +242,40 @@ fn add_path(document: &mut Value, method: &dyn Method, mut path: Value) {
     });
     document["paths"][format!("/explain/{}", about.slug)] = path;
 }
+
+/// What every route refuses, whichever handler it has: a wrong verb, where work is done a missing key, where a
+/// body is read one that does not come.
+fn add_refusals(document: &mut Value) {
+    let refusal = |kind: Kind, header: Option<(&str, &str)>| {
+        let mut response = json!({
+            "description": kind.row().title,
+            "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
+        });
+        if let Some((name, description)) = header {
+            response["headers"][name] = json!({ "schema": { "type": "string" }, "description": description });
+        }
+        (kind.row().status.as_str().to_owned(), response)
+    };
+    for (path, verbs) in document["paths"].as_object_mut().into_iter().flatten() {
+        let locked = LOCKED.iter().any(|it| path.starts_with(it));
+        for (verb, operation) in verbs.as_object_mut().into_iter().flatten() {
+            let Some(responses) = operation["responses"].as_object_mut() else { continue };
+            responses.extend([refusal(Kind::MethodNotAllowed, Some(("allow", "The verbs of the path")))]);
+            if locked {
+                let challenge =
+                    ("www-authenticate", "`Bearer`; only where the service was started with keys");
+                responses.extend([refusal(Kind::Unauthorized, Some(challenge))]);
+            }
+            if verb == "post" {
+                responses.extend([refusal(Kind::BodyTimeout, None)]);
+            }
+            responses.sort_keys();
+        }
+    }
+}
+
+/// Where the paths begin that ask for a key, if there are keys.
+const LOCKED: [&str; 4] = ["/explain", "/predict", "/methods", "/models"];
 
 /// Explanations first, then what the routes declare; schemas by name, so that a change shows as a small diff.
 fn in_order(document: &mut Value) {

@@ -40,6 +40,9 @@ fn short(mut detail: String) -> String {
     detail
 }
 
+/// When a service that starts, or the one that takes the place of this one, may be ready.
+const SOON: Duration = Duration::from_secs(1);
+
 /// Characters of a detail at the most.
 const MOST_CHARS: usize = 1000;
 
@@ -75,7 +78,9 @@ struct More {
 impl Problem {
     /// A refusal of one kind, in words for the client.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: short(detail.into()), more: Box::default() }
+        let retry_after = matches!(kind, Kind::Starting | Kind::Draining).then_some(SOON);
+        let more = More { retry_after, ..More::default() };
+        Self { kind, detail: short(detail.into()), more: more.into() }
     }
 
     /// A refusal that points at one field, whose words are the detail.

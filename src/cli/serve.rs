@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::{
-    api::{self, Door, openapi::EXAMPLE},
+    api::{self, Door, keys::Keys, openapi::EXAMPLE},
     config::{Entry as Setting, ModelSettings, NamedFolder, Settings},
     explain::House,
     model::{Entry, Model, OpenSettings, Shelf},
@@ -17,6 +17,7 @@ use crate::{
 
 pub(super) fn run(settings: Settings, listing: &[Setting]) -> anyhow::Result<()> {
     if settings.check_config {
+        Keys::read(&settings.listen)?;
         listing.iter().for_each(|it| println!("{it}"));
         return Ok(());
     }

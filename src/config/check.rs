@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::Settings;
+use crate::telemetry;
 
 /// One contradiction, in words that name the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,8 +70,34 @@ impl Settings {
             self.listen.api_keys.iter().any(|it| it.0.is_empty()),
             "api_keys holds an empty key, which every caller could present".into(),
         );
+        for origin in &self.listen.cors_origins {
+            refuse(
+                !is_origin(origin),
+                format!("cors_origins: `{origin}` is neither `*` nor an origin such as https://shop.example"),
+            );
+        }
+        if let Err(reason) = telemetry::filter(&self.log) {
+            refuse(true, reason);
+        }
         found
     }
+}
+
+/// Whether a browser could send `text` as its `Origin`: scheme, host, and perhaps a port, in small letters.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return matches!(text, "*" | "null") };
+    let host = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => match port.parse::<u16>() {
+            Ok(_) => host,
+            Err(_) => return false,
+        },
+        _ => rest,
+    };
+    let small = |text: &str, more: &str| {
+        let known = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || more.contains(it);
+        !text.is_empty() && text.chars().all(known)
+    };
+    small(scheme, "+-.") && small(host, "-._[]:")
 }
 
 #[cfg(test)]
@@ -116,6 +143,32 @@ mod tests {
         ]) {
             assert!(words.contains(setting), "{words}");
         }
+    }
+
+    #[test]
+    fn an_origin_that_no_browser_sends_is_refused() {
+        for origin in
+            ["https://shop.example", "http://localhost:3000", "http://[::1]:8080", "http://[::1]", "*"]
+        {
+            assert_eq!(conflicts(&["--model=a=b", &format!("--cors-origin={origin}")]), [""; 0]);
+        }
+        for wrong in [
+            "shop.example",
+            "https://shop.example/",
+            "https://",
+            "https://Shop.example",
+            "not an origin",
+            "https://a:b",
+        ] {
+            let found = conflicts(&["--model=a=b", &format!("--cors-origin={wrong}")]);
+            assert!(found.len() == 1 && found[0].contains(wrong), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn directives_of_the_log_are_read_beforehand() {
+        let found = conflicts(&["--model=a=b", "--log=foo=bar=baz"]);
+        assert!(found.len() == 1 && found[0].starts_with("log: "), "{found:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Arg, ArgMatches, Command, parser::ValueSource};
+use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use toml::{Table, Value};
 
 /// Where a value came from.
@@ -88,6 +88,9 @@ pub fn resolve(
     let Some(("serve", given)) = matches.subcommand() else {
         return Ok((matches, Vec::new()));
     };
+    let command = splitting_variables(command, given);
+    let matches = command.clone().try_get_matches_from(argv.clone())?;
+    let given = matches.subcommand_matches("serve").expect("matched before");
     let serve = command.find_subcommand("serve").expect("a subcommand that was matched").clone();
     let unknown = unknown_variables(&serve, variables);
     if !unknown.is_empty() {
@@ -104,6 +107,18 @@ pub fn resolve(
     let given = matches.subcommand_matches("serve").expect("matched before");
     let listing = entries(&serve, given, &from_file);
     Ok((matches, listing))
+}
+
+/// A variable holds its list in one text, separated by commas. A flag is given once for each item and TOML has
+/// arrays, so that there an item may hold a comma.
+fn splitting_variables(command: Command, given: &ArgMatches) -> Command {
+    let is_list = |arg: &Arg| matches!(arg.get_action(), ArgAction::Append);
+    let from_variable =
+        |arg: &Arg| given.value_source(arg.get_id().as_str()) == Some(ValueSource::EnvVariable);
+    command.mut_subcommand("serve", |serve| {
+        serve
+            .mut_args(|arg| if is_list(&arg) && from_variable(&arg) { arg.value_delimiter(',') } else { arg })
+    })
 }
 
 /// The file's settings as flags, without those that are given otherwise, and their names.
@@ -163,27 +178,36 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-/// Variables with our prefix that no setting has. Kubernetes describes services to pods in variables such
-/// as `EXPLAIND_SERVICE_HOST` or `EXPLAIND_PORT=tcp://...`; those are nobody's mistake.
+/// Variables with our prefix that no setting has. Those in which Kubernetes describes a service of our name to
+/// pods are nobody's mistake.
 fn unknown_variables(serve: &Command, variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> {
     let known: BTreeSet<&OsStr> = serve.get_arguments().filter_map(Arg::get_env).collect();
     let mut unknown: Vec<String> = variables
         .filter(|(name, _)| {
             name.to_string_lossy().starts_with("EXPLAIND_") && !known.contains(name.as_os_str())
         })
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
-        .filter(|(name, value)| !is_service_link(name, &value.to_string_lossy()))
-        .map(|(name, _)| name)
+        .map(|(name, _)| name.to_string_lossy().into_owned())
+        .filter(|name| !is_service_link(name))
         .collect();
     unknown.sort();
     unknown
 }
 
-fn is_service_link(name: &str, value: &str) -> bool {
-    name.ends_with("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || name.contains("_PORT_")
-        || (name.ends_with("_PORT") && value.contains("://"))
+/// `EXPLAIND_SERVICE_HOST`, `EXPLAIND_SERVICE_PORT` and one for each port's name; `EXPLAIND_PORT`, and for each
+/// port `EXPLAIND_PORT_8080_TCP` with `_PROTO`, `_PORT` or `_ADDR` behind it.
+fn is_service_link(name: &str) -> bool {
+    let of_port = |rest: &str| {
+        let (port, rest) = rest.split_once('_').unwrap_or((rest, ""));
+        let protocol = rest.split('_').next().unwrap_or_default();
+        !port.is_empty()
+            && port.bytes().all(|it| it.is_ascii_digit())
+            && matches!(protocol, "TCP" | "UDP" | "SCTP")
+    };
+    match name.strip_prefix("EXPLAIND_") {
+        Some("SERVICE_HOST" | "SERVICE_PORT" | "PORT") => true,
+        Some(rest) => rest.starts_with("SERVICE_PORT_") || rest.strip_prefix("PORT_").is_some_and(of_port),
+        None => false,
+    }
 }
 
 fn entries(serve: &Command, given: &ArgMatches, from_file: &BTreeSet<String>) -> Vec<Entry> {

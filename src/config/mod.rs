@@ -53,15 +53,16 @@ pub struct Settings {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Models")]
 pub struct ModelSettings {
-    /// A model to serve under NAME from the folder DIR (config.json, tokenizer.json, model.onnx); repeatable,
-    /// the first is the default model
-    #[arg(long = "model", env = "EXPLAIND_MODELS", value_name = "NAME=DIR", value_delimiter = ',')]
+    /// A model to serve under NAME from the folder DIR (config.json, tokenizer.json, model.onnx); repeatable, and
+    /// in the variable separated by commas; the first is the default model
+    #[arg(long = "model", env = "EXPLAIND_MODELS", value_name = "NAME=DIR")]
     pub models: Vec<NamedFolder>,
     /// A masked language model in the folder DIR as the companion of the model NAME, for `operation: "mlm"`; it
-    /// must have the model's vocabulary; repeatable
-    #[arg(long = "fill-mask", env = "EXPLAIND_FILL_MASK", value_name = "NAME=DIR", value_delimiter = ',')]
+    /// must have the model's vocabulary; repeatable, and in the variable separated by commas
+    #[arg(long = "fill-mask", env = "EXPLAIND_FILL_MASK", value_name = "NAME=DIR")]
     pub fill_mask: Vec<NamedFolder>,
-    /// Serve although some models or companions do not open; they are listed as failed
+    /// Serve although some models or companions do not open; they are listed as failed, and what asks for such a
+    /// model is refused
     #[arg(long, env = "EXPLAIND_ALLOW_PARTIAL", value_name = "BOOL", default_value_t = false,
           action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_partial: bool,
@@ -77,18 +78,14 @@ pub struct ListenSettings {
     /// A second address that serves only /metrics and the probes
     #[arg(long, env = "EXPLAIND_METRICS_ADDR", value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,
-    /// An origin whose pages may call the service from a browser, or `*`; repeatable, none by default
-    #[arg(long = "cors-origin", env = "EXPLAIND_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    /// An origin whose pages may call the service from a browser (`https://shop.example`), or `*`; repeatable, and
+    /// in the variable separated by commas; none by default
+    #[arg(long = "cors-origin", env = "EXPLAIND_CORS_ORIGINS", value_name = "ORIGIN")]
     pub cors_origins: Vec<String>,
-    /// A key that callers must present as `Authorization: Bearer KEY`; repeatable. Probes, metrics and the
-    /// documentation stay open. Prefer the variable or the file: flags are seen in process listings
-    #[arg(
-        long = "api-key",
-        env = "EXPLAIND_API_KEYS",
-        value_name = "KEY",
-        value_delimiter = ',',
-        hide_env_values = true
-    )]
+    /// A key that callers must present as `Authorization: Bearer KEY`; repeatable, and in the variable separated
+    /// by commas. Probes, metrics and the documentation stay open. Prefer the variable or the file: flags are
+    /// seen in process listings
+    #[arg(long = "api-key", env = "EXPLAIND_API_KEYS", value_name = "KEY", hide_env_values = true)]
     pub api_keys: Vec<Secret>,
     /// A file with one such key a line
     #[arg(long, env = "EXPLAIND_API_KEYS_FILE", value_name = "FILE")]

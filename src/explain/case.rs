@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -14,7 +14,7 @@ use super::{Attribution, ExplainError};
 use crate::{
     model::{
         Model, Output,
-        text::{Encoded, Feature},
+        text::{Caps, Encoded, Feature},
     },
     runtime::{Lane, Program, Row, RowOut, Stop},
 };
@@ -35,6 +35,17 @@ pub struct Subject<'a> {
     pub seed: u64,
     /// JSON pointer of the input.
     pub pointer: &'a str,
+    /// How large a text among the parameters may be.
+    pub caps: Caps,
+    /// Tokens of the longest row that the input is priced by.
+    pub longest: AtomicUsize,
+}
+
+impl Subject<'_> {
+    /// Notes that a method builds rows of so many tokens: more than the input's own have their price.
+    pub fn lengthen(&self, tokens: usize) {
+        self.longest.fetch_max(tokens, Ordering::Relaxed);
+    }
 }
 
 /// One input while it is explained.

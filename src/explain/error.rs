@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    model::{ScoreError, TargetError, Unavailable},
+    model::{ScoreError, Unavailable},
     runtime::{RuntimeError, Stop},
 };
 
@@ -95,15 +95,53 @@ impl Misfit {
     }
 }
 
-impl From<Misfit> for ExplainError {
-    fn from(misfit: Misfit) -> Self {
-        Self::Misfits(vec![misfit])
+/// Misfits that are told at once, when everything was looked at.
+#[derive(Debug, Default)]
+pub(super) struct Gathered(Vec<Misfit>);
+
+impl Gathered {
+    /// The value, or `None` for misfits, which are kept.
+    ///
+    /// # Errors
+    /// What is no misfit ends the request.
+    pub fn keep<T>(&mut self, result: Result<T, ExplainError>) -> Result<Option<T>, ExplainError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(ExplainError::Misfits(more)) => {
+                self.0.extend(more);
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Two values that were looked at.
+    ///
+    /// # Errors
+    /// Every misfit that was kept.
+    pub fn both<A, B>(self, one: Option<A>, other: Option<B>) -> Result<(A, B), ExplainError> {
+        match one.zip(other) {
+            Some(both) if self.0.is_empty() => Ok(both),
+            _ => Err(ExplainError::Misfits(self.0)),
+        }
+    }
+
+    /// Every value.
+    ///
+    /// # Errors
+    /// The misfits of all values; the first error that is no misfit.
+    pub fn all<T>(results: impl Iterator<Item = Result<T, ExplainError>>) -> Result<Vec<T>, ExplainError> {
+        let (mut misfits, mut values) = (Self::default(), Vec::new());
+        for result in results {
+            values.extend(misfits.keep(result)?);
+        }
+        if misfits.0.is_empty() { Ok(values) } else { Err(ExplainError::Misfits(misfits.0)) }
     }
 }
 
-impl From<TargetError> for ExplainError {
-    fn from(error: TargetError) -> Self {
-        Misfit::new("/target", error.to_string()).into()
+impl From<Misfit> for ExplainError {
+    fn from(misfit: Misfit) -> Self {
+        Self::Misfits(vec![misfit])
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use self::fillers::Fillers;
-use super::{Case, ExplainError, Misfit, Subject};
+use super::{Case, ExplainError, Misfit, Subject, reading::refusal};
 use crate::{
     model::{Model, Need, text::Feature},
     runtime::Row,
@@ -151,7 +151,7 @@ impl<'a> Removal<'a> {
             Operation::Mask => How::Becomes(role(model.special.mask, "mask", model)?),
             Operation::Unk => How::Becomes(role(model.special.unk, "unknown", model)?),
             Operation::Pad => How::Hidden(role(model.special.pad, "pad", model)?),
-            Operation::Replace => How::Texts(texts(model, features, self.replacements)?),
+            Operation::Replace => How::Texts(texts(subject, features, self.replacements)?),
             Operation::Delete | Operation::Neighbors | Operation::Mlm => How::Delete,
         })
     }
@@ -344,7 +344,7 @@ fn role(id: Option<u32>, name: &str, model: &Model) -> Result<u32, ExplainError>
 }
 
 fn texts(
-    model: &Model,
+    subject: &Subject<'_>,
     features: &[Feature],
     replacements: Option<&[Vec<String>]>,
 ) -> Result<Vec<Vec<Vec<u32>>>, ExplainError> {
@@ -364,10 +364,30 @@ fn texts(
             return Err(refuse(format!("/{feature}"), "holds no text".to_owned()));
         }
         let ids = |(index, text): (usize, &String)| {
-            let pointer = format!("/{feature}/{index}");
-            model.tokenizer.piece_ids(text).map_err(|error| refuse(pointer, error.to_string()))
+            let pointer = format!("/parameters/replacements/{feature}/{index}");
+            let tokenizer = &subject.model.tokenizer;
+            tokenizer.piece_ids(text, subject.caps).map_err(|error| refusal(&error, &pointer))
         };
         all.push(list.iter().enumerate().map(ids).collect::<Result<_, _>>()?);
     }
+    fit(subject, features, &all)?;
     Ok(all)
+}
+
+/// Refuses replacements with which a row could outgrow the model, and has the longest row priced: that of the
+/// longest replacement of every feature.
+fn fit(subject: &Subject<'_>, features: &[Feature], texts: &[Vec<Vec<u32>>]) -> Result<(), ExplainError> {
+    let growth = |(texts, feature): (&Vec<Vec<u32>>, &Feature)| {
+        let (index, longest) = texts.iter().enumerate().max_by_key(|(_, it)| it.len())?;
+        Some((longest.len().saturating_sub(feature.tokens.len()), index))
+    };
+    let growths: Vec<(usize, usize)> = texts.iter().zip(features).filter_map(growth).collect();
+    let tokens = subject.encoded.tokens.len() + growths.iter().map(|it| it.0).sum::<usize>();
+    subject.lengthen(tokens);
+    let Some(limit) = subject.model.max_length.filter(|&limit| tokens > limit) else { return Ok(()) };
+    let most = growths.iter().enumerate().max_by_key(|(_, it)| it.0);
+    let (feature, index) = most.map_or((0, 0), |(feature, it)| (feature, it.1));
+    let pointer = format!("/parameters/replacements/{feature}/{index}");
+    let detail = format!("makes the input a row of {tokens} tokens; the model's limit is {limit}");
+    Err(Misfit::over(pointer, detail, "max_length", limit as u64).into())
 }

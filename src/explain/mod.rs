@@ -7,6 +7,7 @@ mod answer;
 pub mod attending;
 mod case;
 pub mod decomposition;
+mod defaults;
 pub mod distribution;
 mod error;
 pub mod estimators;
@@ -22,18 +23,22 @@ pub mod registry;
 mod request;
 mod run;
 pub mod surrogate;
+mod targets;
 
 pub use answer::{
     Attribution, ExplainAnswer, Explanation, InputResult, LabelScore, ModelRef, Prediction, Target, Timing,
     Usage,
 };
 pub use case::{Case, Finding, Memo, Subject, attributions};
+pub use defaults::works_by_default;
 pub use error::{ExplainError, Limit, Misfit};
 pub use house::{House, Limits};
 pub use masking::{Effort, Masker, Operation, Removal};
 pub use method::{About, Family, Method, Plan, Price, Typed, nothing_more};
 pub use predict::{FunctionToApply, LabelOf, PredictParameters, PredictRequest, predict};
 pub use request::{
-    ExplainRequest, GranularitySpec, Input, InputFields, Inputs, OneTarget, SpanList, TargetSpec, Unit,
+    ExplainRequest, GranularitySpec, Input, InputFields, Inputs, MAX_TARGETS, OneTarget, SpanList,
+    TargetSpec, Unit,
 };
 pub use run::{Arrival, explain, explain_within};
+pub use targets::KEYWORDS;

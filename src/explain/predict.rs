@@ -1,4 +1,4 @@
-//! Where `POST /predict` is answered: scores only, in the shape that Hugging Face clients know.
+//! Where `POST /predict` is answered: scores only, of every label or of the best.
 
 use std::{sync::Arc, time::Instant};
 
@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Arrival, ExplainError, House, Inputs, LabelScore, Misfit, Prediction, Timing, reading::read_text,
+    Arrival, ExplainError, House, Inputs, LabelScore, Misfit, Prediction, Timing, error::Gathered,
+    reading::read_text,
 };
 use crate::{
     model::{Activation, Labels, Output},
@@ -83,14 +84,10 @@ pub fn predict(
     let model = house.models.find(request.model.as_deref())?;
     let list = request.inputs.list();
     house.limits.check_inputs(list.len())?;
-    let rows = list
-        .iter()
-        .enumerate()
-        .map(|(index, input)| {
-            let pointer = request.inputs.pointer(index);
-            Ok(read_text(&model, input.texts(), request.truncate, &house.limits, &pointer)?.row())
-        })
-        .collect::<Result<Vec<Row>, ExplainError>>()?;
+    let rows: Vec<Row> = Gathered::all(list.iter().enumerate().map(|(index, input)| {
+        let pointer = request.inputs.pointer(index);
+        Ok(read_text(&model, input.texts(), request.truncate, &house.limits, &pointer)?.row())
+    }))?;
     let tokenize = arrival.at.elapsed();
     let cost = rows.iter().map(|row| row.len() as u64).sum::<u64>() * ProgramKind::Forward.cost();
     let deadline = arrival.at + house.limits.timeout(request.timeout_ms)?;

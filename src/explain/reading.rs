@@ -17,18 +17,24 @@ pub(super) fn read_text(
     limits: &Limits,
     pointer: &str,
 ) -> Result<Encoded, ExplainError> {
-    let caps = Caps { characters: limits.max_text_chars, run: limits.max_run_chars };
-    model.tokenizer.encode(text, pair, truncate, caps).map_err(|error| refusal(&error, pointer))
+    model.tokenizer.encode(text, pair, truncate, caps(limits)).map_err(|error| refusal(&error, pointer))
 }
 
-fn refusal(error: &EncodeError, pointer: &str) -> ExplainError {
+/// How large a text may be.
+pub(super) fn caps(limits: &Limits) -> Caps {
+    Caps { characters: limits.max_text_chars, run: limits.max_run_chars }
+}
+
+/// What is wrong with the text at `pointer`.
+pub(super) fn refusal(error: &EncodeError, pointer: &str) -> ExplainError {
     // Only an input with fields has a second text, and then `pointer` ends in `/text`.
     let pointer = if error.segment() == Some(1) { format!("{pointer}_pair") } else { pointer.to_owned() };
     let detail = error.to_string();
     match *error {
-        EncodeError::EmptyText { .. } | EncodeError::NulCharacter { .. } | EncodeError::NoTokens { .. } => {
-            Misfit::new(pointer, detail).into()
-        }
+        EncodeError::EmptyText { .. }
+        | EncodeError::NulCharacter { .. }
+        | EncodeError::NoTokens { .. }
+        | EncodeError::UnknownToken { .. } => Misfit::new(pointer, detail).into(),
         EncodeError::TooManyCharacters { limit, .. } => {
             Misfit::over(pointer, detail, "max_text_chars", limit as u64).into()
         }

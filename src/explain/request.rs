@@ -83,7 +83,8 @@ pub struct InputFields {
     pub id: Option<String>,
 }
 
-/// Whose score is explained: `"predicted"`, `"all"`, a label, an index, or an array of labels and indices.
+/// Whose score is explained: `"predicted"`, `"all"`, a label, an index, or an array of labels and indices. A label
+/// that an array names more than once is explained once, where it came first.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum TargetSpec {
@@ -99,9 +100,13 @@ pub enum TargetSpec {
 pub enum OneTarget {
     /// A label's index.
     Index(usize),
-    /// `"predicted"`, `"all"`, or a label's name.
+    /// `"predicted"`, `"all"`, or a label's name. A label that is called like one of these two words is asked
+    /// for by its index; `"all"` stands alone, not in an array.
     Name(String),
 }
+
+/// Targets in one array, at the most.
+pub const MAX_TARGETS: usize = 1024;
 
 impl Default for TargetSpec {
     fn default() -> Self {

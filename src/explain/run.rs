@@ -1,16 +1,20 @@
 //! The path of every explanation: check, price, admit, run, wrap.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
 use super::{
     Case, ExplainAnswer, ExplainError, ExplainRequest, Explanation, Finding, GranularitySpec, House, Input,
-    InputResult, Limits, Memo, Method, Misfit, ModelRef, OneTarget, Plan, Price, Subject, Target, TargetSpec,
-    Timing, Unit, Usage,
+    InputResult, Limits, Memo, Method, Misfit, ModelRef, Plan, Price, Subject, Target, Timing, Unit, Usage,
+    error::Gathered,
     predict::prediction,
     random::GENERATOR,
-    reading::{feature_misfit, read_text},
+    reading::{caps, feature_misfit, read_text},
+    targets::Targets,
 };
 use crate::{
     model::{
@@ -70,15 +74,11 @@ pub fn explain_within(
         model.allows(need).map_err(|missing| missing.for_method(about.slug))?;
     }
     let output = request.output.unwrap_or_else(|| default_output(about.output, &model.labels));
-    let targets = Targets::read(&request.target, &model.labels)?;
-    if output != Output::Logit {
-        model
-            .labels
-            .values(output, &vec![0.0; model.labels.len()])
-            .map_err(|error| ExplainError::from(Misfit::new("/output", error.to_string())))?;
-    }
-
-    let inputs = read_inputs(limits, &model, request)?;
+    let mut misfits = Gathered::default();
+    let targets = misfits.keep(Targets::read(&request.target, &model.labels))?;
+    misfits.keep(check_output(output, &model.labels))?;
+    let inputs = misfits.keep(read_inputs(limits, &model, request))?;
+    let (targets, inputs) = misfits.both(targets, inputs)?;
     let tokenized = arrival.at.elapsed();
     let subjects: Vec<Subject<'_>> = inputs
         .iter()
@@ -90,6 +90,8 @@ pub fn explain_within(
             output,
             seed: request.seed,
             pointer: &read.pointer,
+            caps: caps(limits),
+            longest: read.encoded.tokens.len().into(),
         })
         .collect();
     let bill = priced(limits, &*plan, &subjects)?;
@@ -169,17 +171,11 @@ fn read_inputs<'a>(
 ) -> Result<Vec<Read<'a>>, ExplainError> {
     let list = request.inputs.list();
     limits.check_inputs(list.len())?;
-    let mut misfits = Vec::new();
-    let mut all = Vec::new();
-    for (index, input) in list.iter().enumerate() {
+    Gathered::all(list.iter().enumerate().map(|(index, input)| {
         let pointer = request.inputs.pointer(index);
-        match read_input(limits, model, request, input, &pointer) {
-            Ok((encoded, features)) => all.push(Read { input, pointer, encoded, features }),
-            Err(ExplainError::Misfits(more)) => misfits.extend(more),
-            Err(other) => return Err(other),
-        }
-    }
-    if misfits.is_empty() { Ok(all) } else { Err(ExplainError::Misfits(misfits)) }
+        let (encoded, features) = read_input(limits, model, request, input, &pointer)?;
+        Ok(Read { input, pointer, encoded, features })
+    }))
 }
 
 fn read_input(
@@ -226,6 +222,16 @@ fn default_output(wanted: Output, labels: &Labels) -> Output {
     }
 }
 
+fn check_output(output: Output, labels: &Labels) -> Result<(), ExplainError> {
+    if output == Output::Logit {
+        return Ok(());
+    }
+    match labels.values(output, &vec![0.0; labels.len()]) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Misfit::new("/output", error.to_string()).into()),
+    }
+}
+
 /// What a request will cost at the most.
 #[derive(Clone, Copy)]
 struct Bill {
@@ -242,7 +248,7 @@ fn priced(limits: &Limits, plan: &dyn Plan, subjects: &[Subject<'_>]) -> Result<
         let Price { forward, gradient } = plan.price(subject)?;
         let rows = 1 + forward;
         passes = passes.saturating_add(rows).saturating_add(gradient);
-        let tokens = subject.encoded.tokens.len() as u64;
+        let tokens = subject.longest.load(Ordering::Relaxed) as u64;
         let weighted = rows * ProgramKind::Forward.cost() + gradient * ProgramKind::Gradient.cost();
         cost = cost.saturating_add(weighted.saturating_mul(tokens));
     }
@@ -252,67 +258,6 @@ fn priced(limits: &Limits, plan: &dyn Plan, subjects: &[Subject<'_>]) -> Result<
         return Err(Misfit::over("/parameters", detail, "max_passes", most).into());
     }
     Ok(Bill { passes, cost })
-}
-
-/// Whose scores are explained, before and after the prediction is known.
-enum Targets {
-    All,
-    These(Vec<TargetOrPredicted>),
-}
-
-#[derive(Clone, Copy)]
-enum TargetOrPredicted {
-    Index(usize),
-    Predicted,
-}
-
-impl Targets {
-    fn read(spec: &TargetSpec, labels: &Labels) -> Result<Self, ExplainError> {
-        let one = |target: &OneTarget, pointer: String| -> Result<TargetOrPredicted, ExplainError> {
-            let refuse = |error: crate::model::TargetError| Misfit::new(&*pointer, error.to_string());
-            Ok(match target {
-                OneTarget::Index(index) => TargetOrPredicted::Index(labels.check(*index).map_err(refuse)?),
-                OneTarget::Name(name) => match labels.find(name) {
-                    Ok(index) => TargetOrPredicted::Index(index),
-                    Err(_) if name == "predicted" => TargetOrPredicted::Predicted,
-                    Err(error) => return Err(refuse(error).into()),
-                },
-            })
-        };
-        match spec {
-            TargetSpec::One(OneTarget::Name(name)) if name == "all" && labels.find(name).is_err() => {
-                Ok(Self::All)
-            }
-            TargetSpec::One(target) => Ok(Self::These(vec![one(target, "/target".to_owned())?])),
-            TargetSpec::Many(targets) if targets.is_empty() => {
-                Err(Misfit::new("/target", "holds no label").into())
-            }
-            TargetSpec::Many(targets) => targets
-                .iter()
-                .enumerate()
-                .map(|(index, target)| one(target, format!("/target/{index}")))
-                .collect::<Result<_, _>>()
-                .map(Self::These),
-        }
-    }
-
-    fn count(&self, labels: &Labels) -> usize {
-        match self {
-            Self::All => labels.len(),
-            Self::These(targets) => targets.len(),
-        }
-    }
-
-    fn resolve(&self, labels: &Labels, logits: &[f32]) -> Result<Vec<usize>, ExplainError> {
-        let Self::These(targets) = self else { return Ok((0..labels.len()).collect()) };
-        targets
-            .iter()
-            .map(|target| match target {
-                TargetOrPredicted::Index(index) => Ok(*index),
-                TargetOrPredicted::Predicted => Ok(labels.predicted(logits)?),
-            })
-            .collect()
-    }
 }
 
 fn result(read: &Read<'_>, case: &Case<'_>, findings: Vec<Finding>) -> Result<InputResult, ExplainError> {

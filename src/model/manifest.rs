@@ -74,20 +74,20 @@ pub enum ManifestError {
         present: Vec<String>,
     },
     /// A file is there and cannot be read.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {cause}", file.display())]
     Unreadable {
         /// Which file.
         file: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file is not JSON, or not of the shape that the format prescribes.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {cause}", file.display())]
     Json {
         /// Which file.
         file: PathBuf,
         /// What, with line and column.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// A field holds what it must not hold.
     #[error("{} at `{pointer}`: {misfit}", file.display())]
@@ -100,12 +100,12 @@ pub enum ManifestError {
         misfit: Misfit,
     },
     /// The model file is not an ONNX model.
-    #[error("{}: not an ONNX model: {source}", file.display())]
+    #[error("{}: not an ONNX model: {cause}", file.display())]
     NotOnnx {
         /// Which file.
         file: PathBuf,
         /// What is wrong with it.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The model file names a data file that is not beside it, or that lies outside the folder.
     #[error("{}: the data file `{location}` of tensor `{tensor}` is not a file beside the model", file.display())]
@@ -218,7 +218,7 @@ impl Manifest {
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 1 << 20];
         for file in std::iter::once(&self.graph).chain(&self.external) {
-            let unreadable = |source| ManifestError::Unreadable { file: file.clone(), source };
+            let unreadable = |cause| ManifestError::Unreadable { file: file.clone(), cause };
             let mut input = std::fs::File::open(file).map_err(unreadable)?;
             loop {
                 match input.read(&mut buffer).map_err(unreadable)? {
@@ -259,7 +259,7 @@ fn onnx_files(folder: &Path, inner: &str) -> Vec<String> {
 
 fn external_files(graph: &Path) -> Result<Vec<PathBuf>, ManifestError> {
     let locations = external::locations(graph)
-        .map_err(|source| ManifestError::NotOnnx { file: graph.to_owned(), source })?;
+        .map_err(|cause| ManifestError::NotOnnx { file: graph.to_owned(), cause })?;
     let beside = graph.parent().unwrap_or(Path::new(""));
     let inside =
         |path: &Path| path.components().all(|it| matches!(it, Component::Normal(_) | Component::CurDir));

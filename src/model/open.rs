@@ -9,6 +9,7 @@ use super::{
     text::{Tokenizer, TokenizerError},
 };
 use crate::compile::{Compiled, locate::Logits, refusal::Code};
+use crate::explain::KEYWORDS;
 use crate::runtime::{
     Dim, Element, Graph, InputSlot, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind,
     Role, Row, Runtime, RuntimeError, Session, SharedWeights,
@@ -79,10 +80,8 @@ impl Model {
     pub fn open(name: &str, folder: &Path, settings: &OpenSettings) -> Result<Self, OpenError> {
         let manifest = Manifest::read(folder, None)?;
         let file = manifest.graph.display().to_string();
-        let tokenizer = Tokenizer::open(&manifest).map_err(|cause| OpenError::Tokenizer {
-            file: manifest.tokenizer.display().to_string(),
-            cause,
-        })?;
+        let unusable = |cause| OpenError::Tokenizer { file: manifest.tokenizer.display().to_string(), cause };
+        let mut tokenizer = Tokenizer::open(&manifest).map_err(unusable)?;
         let failed = |cause| OpenError::Graph { file: file.clone(), cause };
         let odd = |detail| OpenError::NotAClassifier { file: file.clone(), detail };
 
@@ -94,6 +93,9 @@ impl Model {
                 .map_err(derived::refused),
             Err(reason) => Err(derived::unavailable(Code::Run, reason.clone())),
         };
+        if let Ok(compiled) = &compiled {
+            tokenizer = tokenizer.within(compiled.embedding.vocabulary).map_err(unusable)?;
+        }
         let mut warnings = Vec::new();
         if let Ok(Compiled { logits: Logits { activation: Some(activation), value, .. }, .. }) = &compiled {
             warnings
@@ -141,6 +143,10 @@ impl Model {
             Some(activation) => labels.activated(activation),
             None => labels,
         };
+        for word in KEYWORDS.into_iter().filter(|word| labels.names().iter().any(|it| it == word)) {
+            warnings
+                .push(format!("as a target, `{word}` is no label: ask for the label `{word}` by its index"));
+        }
         if compiled.as_ref().is_ok_and(|it| it.embedding.partial) {
             warnings.push(
                 "the decoder looks up shifted token ids in the same table: gradients leave that path out"

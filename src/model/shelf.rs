@@ -38,7 +38,7 @@ impl Shelf {
     pub fn find(&self, name: Option<&str>) -> Result<Arc<Model>, ExplainError> {
         let found = match name {
             Some(name) => self.0.get_key_value(name),
-            None => self.0.iter().find(|(_, it)| matches!(it, Entry::Ready(_))).or_else(|| self.0.first()),
+            None => self.0.first(),
         };
         match found {
             Some((_, Entry::Ready(model))) => Ok(model.clone()),

@@ -22,7 +22,7 @@ struct Waiting<T> {
 pub struct Gauges {
     /// Chunks that wait.
     pub depth: usize,
-    /// Admitted and unfinished cost, in token passes.
+    /// Admitted cost of the rows that are not run yet, in token passes.
     pub cost: u64,
     /// The most cost that is admitted.
     pub budget: u64,

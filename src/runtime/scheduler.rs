@@ -24,7 +24,7 @@ pub struct SchedulerSettings {
     pub workers: usize,
     /// See [`Batching::chunk_tokens`].
     pub chunk_tokens: usize,
-    /// The most admitted and unfinished cost, in token passes. A request that alone costs more is admitted
+    /// The most cost that is admitted and not run yet, in token passes. A request that alone costs more is admitted
     /// when nothing else is.
     pub budget: u64,
 }
@@ -51,9 +51,17 @@ pub(super) struct Shared {
 
 struct State {
     queue: Queue<Chunk>,
-    admitted: HashMap<u64, u64>,
+    admitted: HashMap<u64, Admitted>,
     next_lane: u64,
     gauges: Gauges,
+}
+
+/// What a lane still holds of the budget.
+struct Admitted {
+    /// Falls as its rows are run; what is left when the lane ends is given back then.
+    cost: u64,
+    /// When the lane ends at the latest.
+    deadline: Instant,
 }
 
 /// Rows of one lane that are run together.
@@ -129,12 +137,12 @@ impl Scheduler {
         let taken = state.gauges.cost;
         if taken > 0 && taken + cost > self.shared.settings.budget {
             let over = (taken + cost - self.shared.settings.budget).min(taken);
-            return Err(Busy { retry_after: state.gauges.time_for(over) });
+            return Err(Busy { retry_after: state.time_for(over) });
         }
         let lane = state.next_lane;
         state.next_lane += 1;
         state.gauges.cost += cost;
-        state.admitted.insert(lane, cost);
+        state.admitted.insert(lane, Admitted { cost, deadline });
         Ok(Lane::new(self.shared.clone(), lane, deadline, cancel))
     }
 
@@ -156,11 +164,24 @@ impl Drop for Scheduler {
     }
 }
 
-impl Gauges {
-    /// How long `cost` takes at the measured rate; between 1 and 60 seconds.
+impl State {
+    /// How long `cost` takes at the measured rate, or until every lane has ended; between 1 and 60 seconds.
     fn time_for(&self, cost: u64) -> Duration {
-        let seconds = if self.rate > 0.0 { cost as f64 / self.rate } else { 1.0 };
-        Duration::from_secs_f64(seconds.clamp(1.0, 60.0))
+        let rate = self.gauges.rate;
+        let seconds = if rate > 0.0 { cost as f64 / rate } else { 1.0 };
+        let last = self.admitted.values().map(|it| it.deadline).max();
+        let left = last.map_or(0.0, |it| it.saturating_duration_since(Instant::now()).as_secs_f64());
+        Duration::from_secs_f64(seconds.min(left).clamp(1.0, 60.0))
+    }
+
+    /// Gives back what rows of a lane have held.
+    fn give_back(&mut self, lane: u64, cost: u64) {
+        // A lane whose rows cost more than it was admitted with has nothing left to give.
+        if let Some(admitted) = self.admitted.get_mut(&lane) {
+            let cost = cost.min(admitted.cost);
+            admitted.cost -= cost;
+            self.gauges.cost -= cost;
+        }
     }
 }
 
@@ -193,14 +214,13 @@ impl Shared {
     pub(super) fn release(&self, lane: u64) {
         let mut state = self.lock();
         let waiting = state.queue.remove(lane);
-        if let Some(cost) = state.admitted.remove(&lane) {
-            state.gauges.cost -= cost;
-        }
+        state.give_back(lane, u64::MAX);
+        state.admitted.remove(&lane);
         drop(state);
         drop(waiting);
     }
 
-    fn next(&self) -> Option<Chunk> {
+    fn next(&self) -> Option<(u64, Chunk)> {
         let mut state = self.lock();
         loop {
             if self.stopping.load(Ordering::Acquire) {
@@ -212,14 +232,15 @@ impl Shared {
                 {
                     state.queue.put_back(lane, rest.cost(), rest);
                 }
-                return Some(chunk);
+                return Some((lane, chunk));
             }
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn count(&self, chunk: &Chunk, computed: Duration, failed: bool) {
+    fn count(&self, lane: u64, chunk: &Chunk, computed: Duration, failed: bool) {
         let mut state = self.lock();
+        state.give_back(lane, chunk.own_tokens() * chunk.program.kind.cost());
         let workers = self.settings.workers as f64;
         let gauges = &mut state.gauges;
         if failed {
@@ -232,7 +253,7 @@ impl Shared {
             gauges.gradient_rows += rows;
         }
         gauges.tokens += chunk.tokens();
-        gauges.padding += chunk.tokens() - chunk.rows.iter().map(|it| it.len() as u64).sum::<u64>();
+        gauges.padding += chunk.tokens() - chunk.own_tokens();
         let rate = workers * chunk.cost() as f64 / computed.as_secs_f64().max(1e-6);
         gauges.rate = if gauges.rate == 0.0 { rate } else { 0.9 * gauges.rate + 0.1 * rate };
     }
@@ -263,13 +284,18 @@ impl Chunk {
         (longest * self.rows.len()) as u64
     }
 
+    /// Tokens of the rows themselves, which is what the lane was admitted for.
+    fn own_tokens(&self) -> u64 {
+        self.rows.iter().map(|it| it.len() as u64).sum()
+    }
+
     fn cost(&self) -> u64 {
         self.tokens() * self.program.kind.cost()
     }
 }
 
 fn work(shared: &Shared, number: usize) {
-    while let Some(chunk) = shared.next() {
+    while let Some((lane, chunk)) = shared.next() {
         let started = Instant::now();
         let waited = started - chunk.submitted;
         let outcome = if chunk.cancel.is_cancelled() {
@@ -282,7 +308,7 @@ fn work(shared: &Shared, number: usize) {
                 Ok(outcome) => outcome.map_err(|error| Stop::Failed(error.to_string())),
                 Err(_) => Err(Stop::Failed("a worker panicked".to_owned())),
             };
-            shared.count(&chunk, started.elapsed(), outcome.is_err());
+            shared.count(lane, &chunk, started.elapsed(), outcome.is_err());
             outcome
         };
         let tokens = if outcome.is_ok() { chunk.tokens() } else { 0 };

@@ -66,3 +66,45 @@ fn after_the_deadline_no_worker_begins_another_chunk() {
     assert_eq!(stop, Stop::Deadline);
     assert!(rows.in_the_end - rows.at_the_stop <= MOST, "{} then {}", rows.at_the_stop, rows.in_the_end);
 }
+
+fn rows(count: u32) -> Vec<Row> {
+    (0..count).map(|number| Row::of(vec![1000 + number; TOKENS], None)).collect()
+}
+
+/// A scheduler of its own with room for `budget`.
+fn scheduler(budget: u64) -> Scheduler {
+    Scheduler::start(SchedulerSettings { workers: WORKERS, chunk_tokens: CHUNK, budget })
+}
+
+#[test]
+fn the_budget_is_given_back_as_rows_are_run_and_wholly_in_the_end() {
+    let model = bundled().models.find(None).expect("the bundled model is there");
+    let scheduler = scheduler(1000);
+    let until = Instant::now() + Duration::from_secs(60);
+    let lane = scheduler.admit(1000, until, Cancel::default()).expect("nothing else was admitted");
+    lane.evaluate(&model.forward, rows(16)).expect("logits");
+    assert_eq!(scheduler.gauges().cost, 600);
+    let other = scheduler.admit(400, until, Cancel::default()).expect("there is room");
+    other.evaluate(&model.forward, rows(20)).expect("logits");
+    assert_eq!(scheduler.gauges().cost, 600, "no more is given back than was taken");
+    drop(lane);
+    assert_eq!(scheduler.gauges().cost, 0);
+    drop(other);
+    assert_eq!((scheduler.gauges().cost, scheduler.gauges().lanes), (0, 0));
+}
+
+#[test]
+fn nobody_waits_longer_than_the_last_deadline() {
+    let model = bundled().models.find(None).expect("the bundled model is there");
+    let scheduler = scheduler(100);
+    let until = |seconds| Instant::now() + Duration::from_secs(seconds);
+    let lane = scheduler.admit(1, until(60), Cancel::default()).expect("nothing else was admitted");
+    // From here on there is a rate.
+    lane.evaluate(&model.forward, rows(1)).expect("logits");
+    drop(lane);
+    let _endless = scheduler.admit(u64::MAX / 4, until(3), Cancel::default()).expect("it is alone");
+    let Err(busy) = scheduler.admit(u64::MAX / 4, until(60), Cancel::default()) else {
+        panic!("there is no room");
+    };
+    assert!((1..=3).contains(&busy.retry_after.as_secs()), "{busy:?}");
+}

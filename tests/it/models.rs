@@ -228,3 +228,44 @@ fn rows_of_unequal_length_in_one_batch_do_not_touch_each_other() {
         }
     }
 }
+
+/// The tokenizer of a folder with one more token.
+fn with_token(name: &str, change: impl FnOnce(&mut Json, u64)) -> TempDir {
+    let folder = derived(name, |_| {}, &[]);
+    let path = folder.path().join("tokenizer.json");
+    let mut tokenizer: Json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let rows = fs::read(folder.path().join("config.json")).unwrap();
+    let rows = serde_json::from_slice::<Json>(&rows).unwrap()["vocab_size"].as_u64().unwrap();
+    change(&mut tokenizer, rows);
+    fs::write(path, tokenizer.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn a_vocabulary_that_is_larger_than_the_embedding_is_not_opened() {
+    let folder = with_token("bert-legacy17", |it, rows| it["model"]["vocab"]["beyond"] = rows.into());
+    let error =
+        Model::open("large", folder.path(), &open_settings()).err().expect("it is refused").to_string();
+    assert!(error.contains("tokenizer.json") && error.contains("embedding table"), "{error}");
+}
+
+#[test]
+fn an_added_token_that_the_embedding_lacks_is_refused_where_a_text_holds_it() {
+    let folder = with_token("bert-legacy17", |it, rows| {
+        let token = serde_json::json!({ "id": rows, "content": "[NEW]", "special": true, "normalized": false,
+                                        "single_word": false, "lstrip": false, "rstrip": false });
+        it["added_tokens"].as_array_mut().unwrap().push(token);
+    });
+    let model = open("added", folder.path());
+    model.tokenizer.encode("t1 t2", None, false, CAPS).expect("tokens");
+    let error = model.tokenizer.encode("t1 [NEW]", None, false, CAPS).unwrap_err();
+    assert!(error.to_string().contains("`[NEW]`"), "{error}");
+}
+
+#[test]
+fn a_label_that_is_called_like_a_keyword_is_warned_of() {
+    let labels = serde_json::json!({ "0": "predicted", "1": "all" });
+    let folder = derived("bert-legacy17", |_| {}, &[("config.json", "id2label", labels)]);
+    let warnings = open("named", folder.path()).warnings;
+    assert_eq!(warnings.iter().filter(|it| it.contains("by its index")).count(), 2, "{warnings:?}");
+}

@@ -28,3 +28,28 @@ fn every_reference_leads_somewhere() {
         assert!(document.pointer(target).is_some(), "{target}");
     }
 }
+
+#[test]
+fn every_response_is_described_and_every_refusal_is_a_problem() {
+    let document: serde_json::Value =
+        serde_json::from_slice(&Document::build().expect("a document").text).expect("JSON");
+    for (path, verbs) in document["paths"].as_object().expect("paths") {
+        for (verb, operation) in verbs.as_object().expect("verbs") {
+            let responses = operation["responses"].as_object().expect("responses");
+            for (status, response) in responses {
+                assert!(response["description"].is_string(), "{verb} {path} {status}");
+                let is_problem = !response["content"]["application/problem+json"].is_null();
+                assert_eq!(is_problem, !status.starts_with('2'), "{verb} {path} {status}");
+                assert_eq!(
+                    matches!(status.as_str(), "429" | "503"),
+                    !response["headers"]["retry-after"].is_null(),
+                    "{verb} {path} {status}"
+                );
+            }
+            assert!(responses.contains_key("405"), "{verb} {path}");
+            assert_eq!(responses.contains_key("408"), verb == "post", "{verb} {path}");
+        }
+    }
+    assert!(!document["paths"]["/models"]["get"]["responses"]["401"].is_null());
+    assert!(document["paths"]["/livez"]["get"]["responses"]["401"].is_null());
+}

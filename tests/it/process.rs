@@ -45,7 +45,11 @@ struct Running {
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
-        let all = [&["serve", MODEL, "--addr=127.0.0.1:0", "--log=warn"], arguments].concat();
+        Self::start_with(&[&[MODEL], arguments].concat())
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
+        let all = [&["serve", "--addr=127.0.0.1:0", "--log=warn"], arguments].concat();
         let mut child =
             command(&all).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program runs");
         let mut greeting = String::new();
@@ -144,6 +148,72 @@ fn unknown_settings_are_refused_by_name() {
 fn variables_by_which_kubernetes_describes_services_are_not_ours() {
     let variables = [("EXPLAIND_SERVICE_HOST", "10.0.0.1"), ("EXPLAIND_PORT", "tcp://10.0.0.1:8080")];
     assert!(run(&["serve", MODEL, "--check-config"], &variables).status.success());
+    let variables = [("EXPLAIND_PORT_8080_TCP_ADDR", "10.0.0.1"), ("EXPLAIND_SERVICE_PORT_HTTP", "8080")];
+    assert!(run(&["serve", MODEL, "--check-config"], &variables).status.success());
+    for name in ["EXPLAIND_MAX_PORT_INPUTS", "EXPLAIND_PORT_HTTP_TCP", "EXPLAIND_OTHER_SERVICE_HOST"] {
+        let output = run(&["serve", MODEL, "--check-config"], &[(name, "3")]);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(told(&output.stderr).contains(name));
+    }
+}
+
+#[test]
+fn only_a_variable_is_split_at_commas() {
+    let file = file("[models]\nzeta = \"a,b\"\nalpha = \"c\"\n");
+    let path = file.path().display().to_string();
+    let listing = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let output = run(&[&["serve", "--check-config"], arguments].concat(), variables);
+        assert!(output.status.success(), "{}", told(&output.stderr));
+        told(&output.stdout)
+    };
+    assert!(listing(&["--config", &path], &[]).contains("models = zeta=a,b,alpha=c (file)"));
+    listing(&["--model=zeta=a,alpha"], &[]);
+    let two = listing(
+        &[],
+        &[("EXPLAIND_MODELS", "zeta=a,alpha=b"), ("EXPLAIND_CORS_ORIGINS", "http://a,http://b")],
+    );
+    assert!(two.contains("models = zeta=a,alpha=b (variable)"), "{two}");
+}
+
+#[tokio::test]
+async fn a_key_may_hold_a_comma_and_models_keep_their_order() {
+    let models = file("[models]\nzeta = \"models/sst2\"\nalpha = \"models/sst2\"\n");
+    let mut service =
+        Running::start_with(&[&format!("--config={}", models.path().display()), "--api-key=strong,1"]);
+    let ask = async |service: &Running, key: &str| {
+        let request = service.client.get(service.url("/models")).bearer_auth(key);
+        request.send().await.expect("an answer")
+    };
+    assert_eq!(ask(&service, "1").await.status(), 401);
+    let models: Value = ask(&service, "strong,1").await.json().await.expect("JSON");
+    let names: Vec<&Value> =
+        models["models"].as_array().expect("a list").iter().map(|it| &it["name"]).collect();
+    assert_eq!(names, ["zeta", "alpha"]);
+    service.signal("TERM");
+    service.ended(Duration::from_secs(20)).await;
+}
+
+#[test]
+fn what_cannot_be_read_is_told_without_opening_a_model() {
+    for (flag, word) in [("--api-keys-file=/nowhere/keys", "/nowhere/keys"), ("--log=foo=bar=baz", "log: ")] {
+        let output = run(&["serve", MODEL, "--check-config", flag], &[]);
+        assert!(!output.status.success(), "{flag}");
+        assert!(told(&output.stderr).contains(word), "{}", told(&output.stderr));
+    }
+}
+
+#[test]
+fn a_cause_is_told_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("config.json"), "{").expect("a file");
+    for name in ["model.onnx", "tokenizer.json"] {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sst2").join(name);
+        std::os::unix::fs::symlink(file, folder.path().join(name)).expect("a link");
+    }
+    let output =
+        run(&["serve", &format!("--model=odd={}", folder.path().display()), "--addr=127.0.0.1:0"], &[]);
+    let words = told(&output.stderr);
+    assert_eq!(words.matches("EOF while parsing").count(), 1, "{words}");
 }
 
 #[test]
@@ -159,6 +229,19 @@ fn keys_are_masked_wherever_they_come_from() {
         let listing = told(&output.stdout) + &told(&output.stderr);
         assert!(listing.contains("api_keys = ***") && !listing.contains("hunter2"), "{listing}");
     }
+}
+
+#[test]
+fn the_file_of_the_image_leaves_room_for_a_file_in_its_place() {
+    let listing = told(&run(&["serve", "--config=deploy/explaind.toml", "--check-config"], &[]).stdout);
+    for line in
+        ["addr = 0.0.0.0:8080 (file)", "models = sst2=/models/sst2 (file)", "log_format = json (file)"]
+    {
+        assert!(listing.contains(line), "{listing}");
+    }
+    let image = std::fs::read_to_string("Dockerfile").expect("a Dockerfile");
+    let set: Vec<&str> = image.split_whitespace().filter(|it| it.starts_with("EXPLAIND_")).collect();
+    assert_eq!(set, ["EXPLAIND_CONFIG=/etc/explaind/explaind.toml"], "a variable outranks every file");
 }
 
 #[test]
@@ -234,6 +317,7 @@ async fn sigterm_drains_in_order_and_exits_with_zero() {
     assert_eq!(service.get("/livez").await.status(), 200, "leaving is not dying");
     let cancelled = long.await.expect("no panic");
     assert_eq!(cancelled.status(), 503, "what still runs at the limit is cancelled and told so");
+    assert!(cancelled.headers().contains_key("retry-after"));
     assert_eq!(service.ended(Duration::from_secs(5)).await.code(), Some(0));
 }
 

@@ -11,7 +11,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::api::Door;
 
 /// The OpenAPI 3.1 document
-#[utoipa::path(get, path = "/openapi.json", tag = "about", responses((status = 200, body = Object)))]
+#[utoipa::path(get, path = "/openapi.json", tag = "about", responses((status = 200, description = "The document", body = Object)))]
 pub async fn openapi(State(door): State<Door>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], door.document.text.clone()).into_response()
 }

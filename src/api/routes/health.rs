@@ -21,14 +21,15 @@ pub struct Health {
 const OK: Json<Health> = Json(Health { status: "ok" });
 
 /// The process answers
-#[utoipa::path(get, path = "/livez", tag = "probes", responses((status = 200, body = Health)))]
+#[utoipa::path(get, path = "/livez", tag = "probes", responses((status = 200, description = "Yes", body = Health)))]
 pub async fn live() -> Json<Health> {
     OK
 }
 
 /// Work is accepted: no while models are being opened, and no from the signal to leave onwards
-#[utoipa::path(get, path = "/readyz", tag = "probes", responses((status = 200, body = Health),
-    (status = 503, body = ProblemBody, content_type = "application/problem+json")))]
+#[utoipa::path(get, path = "/readyz", tag = "probes", responses((status = 200, description = "Yes", body = Health),
+    (status = 503, description = "Starting or leaving", body = ProblemBody, content_type = "application/problem+json",
+        headers(("retry-after" = u64, description = "Seconds to wait")))))]
 pub async fn ready(State(door): State<Door>) -> Result<Json<Health>, Problem> {
     match door.life.phase() {
         Phase::Ready => Ok(OK),
@@ -38,8 +39,9 @@ pub async fn ready(State(door): State<Door>) -> Result<Json<Health>, Problem> {
 }
 
 /// Models are open
-#[utoipa::path(get, path = "/startupz", tag = "probes", responses((status = 200, body = Health),
-    (status = 503, body = ProblemBody, content_type = "application/problem+json")))]
+#[utoipa::path(get, path = "/startupz", tag = "probes", responses((status = 200, description = "Yes", body = Health),
+    (status = 503, description = "Starting", body = ProblemBody, content_type = "application/problem+json",
+        headers(("retry-after" = u64, description = "Seconds to wait")))))]
 pub async fn started(State(door): State<Door>) -> Result<Json<Health>, Problem> {
     match door.life.phase() {
         Phase::Starting => Err(Problem::new(Kind::Starting, "models are being opened")),
@@ -48,8 +50,9 @@ pub async fn started(State(door): State<Door>) -> Result<Json<Health>, Problem> 
 }
 
 /// The same as /readyz, under the name that many load balancers know
-#[utoipa::path(get, path = "/health", tag = "probes", responses((status = 200, body = Health),
-    (status = 503, body = ProblemBody, content_type = "application/problem+json")))]
+#[utoipa::path(get, path = "/health", tag = "probes", responses((status = 200, description = "Yes", body = Health),
+    (status = 503, description = "Starting or leaving", body = ProblemBody, content_type = "application/problem+json",
+        headers(("retry-after" = u64, description = "Seconds to wait")))))]
 pub async fn health(door: State<Door>) -> Result<Json<Health>, Problem> {
     ready(door).await
 }

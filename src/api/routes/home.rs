@@ -24,7 +24,7 @@ pub struct Home {
 }
 
 /// Name, version and routes
-#[utoipa::path(get, path = "/", tag = "about", responses((status = 200, body = Home)))]
+#[utoipa::path(get, path = "/", tag = "about", responses((status = 200, description = "What answers here", body = Home)))]
 pub async fn home() -> Json<Home> {
     Json(Home {
         name: env!("CARGO_PKG_NAME"),

@@ -65,7 +65,8 @@ impl MethodPage {
 }
 
 /// Every method with its parameters
-#[utoipa::path(get, path = "/methods", tag = "about", responses((status = 200, body = MethodList)))]
+#[utoipa::path(get, path = "/methods", tag = "about", 
+    responses((status = 200, description = "The methods, family by family", body = MethodList)))]
 pub async fn methods(State(door): State<Door>) -> Json<MethodList> {
     let page = |method: &&'static dyn Method| MethodPage::of(&door, *method);
     Json(MethodList { methods: crate::explain::registry::METHODS.iter().map(page).collect() })
@@ -74,8 +75,8 @@ pub async fn methods(State(door): State<Door>) -> Json<MethodList> {
 /// One method with its parameters
 #[utoipa::path(get, path = "/methods/{method}", tag = "about",
     params(("method" = String, Path, example = "leave-one-out")),
-    responses((status = 200, body = MethodPage),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The method", body = MethodPage),
+        (status = 404, description = "No such method", body = ProblemBody, content_type = "application/problem+json")))]
 pub async fn method(State(door): State<Door>, Path(slug): Path<String>) -> Result<Json<MethodPage>, Problem> {
     let (method, _) = door.document.method(&slug)?;
     Ok(Json(MethodPage::of(&door, method)))

@@ -5,7 +5,6 @@ use axum::{
     extract::{Path, State},
 };
 use serde::Serialize;
-use serde_json::Map;
 use utoipa::ToSchema;
 
 use crate::{
@@ -13,14 +12,14 @@ use crate::{
         Door,
         problem::{Problem, ProblemBody},
     },
-    explain::{ExplainError, Limits, registry::METHODS},
+    explain::{ExplainError, Limits, registry::METHODS, works_by_default},
     model::{Activation, Entry, Model, Unavailable},
 };
 
 /// The models of this process.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
-    /// In the order of the settings; a request that names no model gets the first that is open.
+    /// In the order of the settings; a request that names no model gets the first.
     models: Vec<ModelPage>,
 }
 
@@ -84,8 +83,18 @@ pub struct HiddenState {
     #[schema(example = 1)]
     layer: usize,
     /// Its axes: `tokens`, and the number of units.
-    #[schema(value_type = Vec<Object>, example = json!(["tokens", 384]))]
-    shape: (&'static str, usize),
+    #[schema(value_type = Vec<Axis>, min_items = 2, max_items = 2, example = json!(["tokens", 384]))]
+    shape: [Axis; 2],
+}
+
+/// An axis of a hidden state.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Axis {
+    /// One whose length is the input's.
+    Named(&'static str),
+    /// One of a fixed length.
+    Fixed(usize),
 }
 
 /// What one request may ask for.
@@ -116,7 +125,7 @@ pub struct MethodOnModel {
     method: &'static str,
     /// Whether it works with its default parameters.
     available: bool,
-    /// Why it does not.
+    /// Why it does not. With the code `parameters` it works with others than the defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     missing: Option<Unavailable>,
@@ -125,9 +134,7 @@ pub struct MethodOnModel {
 impl MethodOnModel {
     fn all(model: &Model) -> Vec<Self> {
         let one = |method: &&'static dyn crate::explain::Method| {
-            let needs =
-                method.read(&Map::new()).map_or_else(|_| method.about().needs.to_vec(), |it| it.needs());
-            let missing = needs.into_iter().find_map(|need| model.allows(need).err());
+            let missing = works_by_default(*method, model).err();
             Self { method: method.about().slug, available: missing.is_none(), missing }
         };
         METHODS.iter().map(one).collect()
@@ -136,7 +143,11 @@ impl MethodOnModel {
 
 fn hidden_states(model: &Model) -> Vec<HiddenState> {
     let widths = model.intervention().map_or(&[][..], |it| &it.widths);
-    widths.iter().enumerate().map(|(layer, &width)| HiddenState { layer, shape: ("tokens", width) }).collect()
+    let state = |(layer, &width): (usize, &usize)| HiddenState {
+        layer,
+        shape: [Axis::Named("tokens"), Axis::Fixed(width)],
+    };
+    widths.iter().enumerate().map(state).collect()
 }
 
 impl ModelPage {
@@ -171,8 +182,10 @@ impl ModelPage {
 }
 
 /// Every model with its labels, limits and methods
-#[utoipa::path(get, path = "/models", tag = "about", responses((status = 200, body = ModelList),
-    (status = 503, body = ProblemBody, content_type = "application/problem+json")))]
+#[utoipa::path(get, path = "/models", tag = "about", responses(
+    (status = 200, description = "The models, in the order of the settings", body = ModelList),
+    (status = 503, description = "Starting", body = ProblemBody, content_type = "application/problem+json",
+        headers(("retry-after" = u64, description = "Seconds to wait")))))]
 pub async fn models(State(door): State<Door>) -> Result<Json<ModelList>, Problem> {
     let house = door.house()?;
     let page = |(name, entry): (&str, &Entry)| ModelPage::of(&door, &house.limits, name, entry);
@@ -181,9 +194,10 @@ pub async fn models(State(door): State<Door>) -> Result<Json<ModelList>, Problem
 
 /// One model with its labels, limits and methods
 #[utoipa::path(get, path = "/models/{model}", tag = "about", params(("model" = String, Path, example = "sst2")),
-    responses((status = 200, body = ModelPage),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The model, or why it did not open", body = ModelPage),
+        (status = 404, description = "No such model", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "Starting", body = ProblemBody, content_type = "application/problem+json",
+            headers(("retry-after" = u64, description = "Seconds to wait")))))]
 pub async fn model(State(door): State<Door>, Path(asked): Path<String>) -> Result<Json<ModelPage>, Problem> {
     let house = door.house()?;
     let found = house.models.iter().find(|(name, _)| *name == asked);

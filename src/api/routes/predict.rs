@@ -1,4 +1,4 @@
-//! `POST /predict`: scores only, in the shape that Hugging Face clients know.
+//! `POST /predict`: scores only, in the shape of the Hugging Face pipeline and of text-embeddings-inference.
 
 use axum::{
     Extension, Json,

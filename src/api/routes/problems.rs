@@ -24,8 +24,8 @@ pub struct ProblemPage {
 
 /// What a problem type means and what a client can do
 #[utoipa::path(get, path = "/problems/{slug}", tag = "about", params(("slug" = String, Path, example = "overloaded")),
-    responses((status = 200, body = ProblemPage),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The problem type", body = ProblemPage),
+        (status = 404, description = "No such problem type", body = ProblemBody, content_type = "application/problem+json")))]
 pub async fn problem(Path(slug): Path<String>) -> Result<Json<ProblemPage>, Problem> {
     let kind = Kind::ALL.into_iter().find(|it| it.row().slug == slug);
     let row = kind.ok_or_else(|| Problem::new(Kind::UnknownRoute, "no problem type has this name"))?.row();

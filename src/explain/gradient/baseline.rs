@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::Embedded;
 use crate::{
-    explain::{ExplainError, Misfit, Subject, random},
+    explain::{ExplainError, Misfit, Subject, random, reading::refusal},
     model::Model,
 };
 
@@ -143,7 +143,11 @@ fn text_ids(text: Option<&str>, subject: &Subject<'_>) -> Result<Vec<u32>, Expla
     let Some(text) = text else {
         return Err(refuse("is required by `baseline: \"text\"`".to_owned()));
     };
-    let mut ids = subject.model.tokenizer.piece_ids(text).map_err(|error| refuse(error.to_string()))?;
+    let mut ids = subject
+        .model
+        .tokenizer
+        .piece_ids(text, subject.caps)
+        .map_err(|error| refusal(&error, "/parameters/baseline_text"))?;
     let room = subject.encoded.tokens.iter().filter(|it| !it.special).count();
     if ids.len() > room {
         let detail = format!("has {} tokens and the input only {room}: a baseline is not longer", ids.len());

@@ -67,9 +67,9 @@ impl Document {
 
 /// Parses a whole file, telling "cannot read" from "not JSON" from "not of this shape".
 pub(super) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, ManifestError> {
-    let unreadable = |source| ManifestError::Unreadable { file: file.to_owned(), source };
+    let unreadable = |cause| ManifestError::Unreadable { file: file.to_owned(), cause };
     let bytes = std::fs::read(file).map_err(unreadable)?;
-    serde_json::from_slice(&bytes).map_err(|source| ManifestError::Json { file: file.to_owned(), source })
+    serde_json::from_slice(&bytes).map_err(|cause| ManifestError::Json { file: file.to_owned(), cause })
 }
 
 /// The JSON pointer (RFC 6901) of a path of keys.

@@ -28,6 +28,14 @@ pub enum EncodeError {
         /// Which text.
         segment: u8,
     },
+    /// The text holds an added token of the tokenizer that the model has no embedding of.
+    #[error("the text holds `{token}`, a token that the model has no embedding of")]
+    UnknownToken {
+        /// Which text.
+        segment: u8,
+        /// As the tokenizer spells it.
+        token: String,
+    },
     /// [`super::Caps::characters`] is exceeded.
     #[error("the text has {characters} characters; the limit is {limit}")]
     TooManyCharacters {
@@ -73,6 +81,7 @@ impl EncodeError {
             Self::EmptyText { segment }
             | Self::NulCharacter { segment, .. }
             | Self::NoTokens { segment }
+            | Self::UnknownToken { segment, .. }
             | Self::TooManyCharacters { segment, .. }
             | Self::RunTooLong { segment, .. } => Some(segment),
             Self::TooLong { .. } | Self::Tokenizer { .. } => None,

@@ -17,6 +17,8 @@ pub struct Tokenizer {
     inner: Arc<Inner>,
     max_tokens: Option<usize>,
     truncation_side: Side,
+    /// Rows of the model's embedding table, where they are known.
+    rows: Option<usize>,
 }
 
 /// How large a text may be before the tokenizer sees it.
@@ -55,12 +57,26 @@ impl Tokenizer {
         let mut inner = Inner::from_bytes(json).map_err(refused)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(refused)?;
-        Ok(Self { inner: Arc::new(inner), max_tokens, truncation_side })
+        Ok(Self { inner: Arc::new(inner), max_tokens, truncation_side, rows: None })
     }
 
     /// The same tokenizer with another limit.
     pub fn with_limit(&self, max_tokens: Option<usize>, truncation_side: Side) -> Self {
-        Self { inner: Arc::clone(&self.inner), max_tokens, truncation_side }
+        Self { inner: Arc::clone(&self.inner), max_tokens, truncation_side, rows: self.rows }
+    }
+
+    /// The same tokenizer for an embedding table of so many rows. Added tokens may lie beyond it, since no text
+    /// has to hold them; one that does is refused.
+    ///
+    /// # Errors
+    /// Tokens that any text may be made of lie beyond the table.
+    pub fn within(self, rows: usize) -> Result<Self, TokenizerError> {
+        let last = self.inner.get_vocab(false).into_values().max().unwrap_or(0);
+        if last as usize >= rows {
+            let detail = format!("token ids go up to {last}; the model's embedding table has {rows} rows");
+            return Err(TokenizerError(detail));
+        }
+        Ok(Self { rows: Some(rows), ..self })
     }
 
     /// A token as the vocabulary spells it (`[CLS]`, `##ing`, `Ġthe`).
@@ -102,10 +118,10 @@ impl Tokenizer {
     /// The ids of a piece of text without special tokens, as if a text began with it. May be none.
     ///
     /// # Errors
-    /// The tokenizer's words.
-    pub fn piece_ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.bare(text).map_err(|it| TokenizerError(it.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+    /// The piece is too large or holds U+0000; or the tokenizer fails.
+    pub fn piece_ids(&self, text: &str, caps: Caps) -> Result<Vec<u32>, EncodeError> {
+        check_size(text, 0, caps)?;
+        Ok(self.known(text, 0)?.get_ids().to_vec())
     }
 
     /// Encodes a text, or a pair of texts as one input.
@@ -134,7 +150,7 @@ impl Tokenizer {
     /// Encodes one text without special tokens.
     fn part(&self, text: &str, segment: u8, caps: Caps) -> Result<Part, EncodeError> {
         check(text, segment, caps)?;
-        let encoding = self.bare(text).map_err(failed)?;
+        let encoding = self.known(text, segment)?;
         let text = Text::new(text.to_owned());
         let tokens = encoding.get_tokens().iter().zip(encoding.get_offsets());
         let places: Vec<_> = tokens.map(|(token, &(start, end))| place(&text, token, start..end)).collect();
@@ -143,6 +159,18 @@ impl Tokenizer {
             return Err(EncodeError::NoTokens { segment });
         }
         Ok(Part { text, encoding, places, segment })
+    }
+
+    /// The tokens of a text, all of which the model knows.
+    fn known(&self, text: &str, segment: u8) -> Result<Encoding, EncodeError> {
+        let encoding = self.bare(text).map_err(failed)?;
+        let beyond = |id: &&u32| self.rows.is_some_and(|rows| **id as usize >= rows);
+        match encoding.get_ids().iter().find(beyond) {
+            None => Ok(encoding),
+            Some(&id) => {
+                Err(EncodeError::UnknownToken { segment, token: self.token_text(id).unwrap_or_default() })
+            }
+        }
     }
 
     /// The crate's own way from text to tokens, but for its post-processor: that one would trim the places of
@@ -229,6 +257,15 @@ impl Part {
 
 /// Refuses what no tokenizer should see.
 fn check(text: &str, segment: u8, caps: Caps) -> Result<(), EncodeError> {
+    check_size(text, segment, caps)?;
+    match text.chars().all(char::is_whitespace) {
+        true => Err(EncodeError::EmptyText { segment }),
+        false => Ok(()),
+    }
+}
+
+/// As [`check`], for what may be empty.
+fn check_size(text: &str, segment: u8, caps: Caps) -> Result<(), EncodeError> {
     let limit = caps.characters;
     let characters = text.chars().count();
     if characters > limit {
@@ -236,9 +273,6 @@ fn check(text: &str, segment: u8, caps: Caps) -> Result<(), EncodeError> {
     }
     if let Some(at) = text.chars().position(|it| it == '\0') {
         return Err(EncodeError::NulCharacter { segment, at });
-    }
-    if text.chars().all(char::is_whitespace) {
-        return Err(EncodeError::EmptyText { segment });
     }
     let limit = caps.run;
     let mut start = 0;

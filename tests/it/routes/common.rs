@@ -4,7 +4,8 @@ use axum::{
     body::Body,
     http::{Method, Request, StatusCode},
 };
-use serde_json::json;
+use explaind::explain::registry::METHODS;
+use serde_json::{Value, json};
 
 use crate::service::{REVIEW, Service};
 
@@ -38,9 +39,22 @@ async fn a_wrong_verb_is_a_problem_that_names_the_right_one() {
 
 #[tokio::test]
 async fn work_is_refused_until_models_are_open() {
-    let answer = Service::closed(&[]).post("/predict", json!({ "inputs": REVIEW })).await;
-    assert_eq!(answer.refusal(), "503 starting");
-    assert_eq!(answer.header("retry-after"), "1");
+    let service = Service::closed(&[]);
+    let work = service.post("/predict", json!({ "inputs": REVIEW })).await;
+    for answer in [work, service.get("/models").await, service.get("/readyz").await] {
+        assert_eq!(answer.refusal(), "503 starting");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_utf8_leads_nowhere() {
+    let service = Service::bundled();
+    for path in ["/models/%ff", "/methods/%ff", "/problems/%ff"] {
+        assert_eq!(service.get(path).await.refusal(), "404 unknown-route", "{path}");
+    }
+    let answer = service.post("/explain/%ff", json!({ "inputs": REVIEW })).await;
+    assert_eq!(answer.refusal(), "404 unknown-route");
 }
 
 #[tokio::test]
@@ -58,6 +72,8 @@ async fn where_keys_are_set_only_they_open_and_probes_stay_open() {
         assert_eq!(answer.header("www-authenticate"), "Bearer");
     }
     assert_eq!(service.ask(ask(Some("right"))).await.status, StatusCode::OK);
+    let lower = Request::get("/models").header("authorization", "bearer right");
+    assert_eq!(service.ask(lower.body(Body::empty()).unwrap()).await.status, StatusCode::OK);
     for open in ["/livez", "/readyz", "/metrics", "/openapi.json"] {
         assert_eq!(service.get(open).await.status, StatusCode::OK, "{open}");
     }
@@ -92,5 +108,45 @@ async fn the_home_page_lists_every_route() {
             let status = service.get(path).await.status;
             assert!(status.is_success() || status.is_redirection(), "{path}: {status}");
         }
+    }
+}
+
+/// The answer to each question, read through the schema that is published for it.
+#[tokio::test]
+async fn answers_fit_their_published_schemas() {
+    let service = Service::bundled();
+    let document = service.get("/openapi.json").await.good();
+    let fits = |verb: &str, path: &str, answer: Value| {
+        let content = &document["paths"][path][verb]["responses"]["200"]["content"];
+        let mut schema = content["application/json"]["schema"].clone();
+        assert!(schema.is_object(), "{verb} {path} has no schema");
+        schema["components"] = document["components"].clone();
+        let schema = jsonschema::draft202012::new(&schema).expect("a schema");
+        let misfits: Vec<String> =
+            schema.iter_errors(&answer).map(|it| format!("{}: {it}", it.instance_path())).collect();
+        assert!(misfits.is_empty(), "{verb} {path}: {misfits:#?}");
+    };
+    for (path, asked) in [
+        ("/", "/"),
+        ("/methods", "/methods"),
+        ("/methods/{method}", "/methods/lrp"),
+        ("/models", "/models"),
+        ("/models/{model}", "/models/sst2"),
+        ("/problems/{slug}", "/problems/overloaded"),
+        ("/livez", "/livez"),
+        ("/readyz", "/readyz"),
+        ("/startupz", "/startupz"),
+        ("/health", "/health"),
+    ] {
+        fits("get", path, service.get(asked).await.good());
+    }
+    for inputs in [json!(REVIEW), json!([REVIEW])] {
+        fits("post", "/predict", service.post("/predict", json!({ "inputs": inputs })).await.good());
+    }
+    for method in METHODS {
+        let path = format!("/explain/{}", method.about().slug);
+        let example =
+            document["paths"][&path]["post"]["requestBody"]["content"]["application/json"]["example"].clone();
+        fits("post", &path, service.post(&path, example).await.good());
     }
 }

@@ -313,3 +313,74 @@ async fn a_missing_companion_is_a_problem_that_says_what_would_help() {
     assert_eq!((&missing["code"], &missing["method"]), (&"fill_mask".into(), &"leave-one-out".into()));
     assert!(missing["advice"].as_str().unwrap().contains("--fill-mask"), "{missing}");
 }
+
+#[tokio::test]
+async fn replacements_are_held_to_what_inputs_are_held_to() {
+    let told = async |text: String| {
+        let parameters = json!({ "operation": "replace", "replacements": [["the"], [text], ["movie"]] });
+        refusal(json!({ "inputs": "A good film", "parameters": parameters })).await
+    };
+    let at = "\n  /parameters/replacements/1/0: ";
+    let long = told("word ".repeat(600)).await;
+    assert!(long.starts_with(&format!("422 input-too-long{at}")), "{long}");
+    assert!(long.ends_with("limit max_length = 512"), "{long}");
+    let huge = told("word ".repeat(30_000)).await;
+    assert!(huge.starts_with(&format!("422 limit-exceeded{at}")), "{huge}");
+    assert!(huge.ends_with("limit max_text_chars = 100000"), "{huge}");
+    let nul = told("a\0b".to_owned()).await;
+    assert!(nul.starts_with(&format!("422 invalid-input{at}")), "{nul}");
+    let halves = json!([["the"], ["word ".repeat(300)], ["word ".repeat(250)]]);
+    let parameters = json!({ "operation": "replace", "replacements": halves });
+    let together = refusal(json!({ "inputs": "A good film", "parameters": parameters })).await;
+    assert!(together.starts_with(&format!("422 input-too-long{at}")), "each fits, both do not: {together}");
+    let parameters = json!({ "baseline": "text", "baseline_text": "a\0b" });
+    let body = json!({ "inputs": "A good film", "parameters": parameters });
+    let nul = Service::bundled().post("/explain/integrated-gradients", body).await.refusal();
+    assert!(nul.starts_with("422 invalid-input\n  /parameters/baseline_text: "), "{nul}");
+}
+
+#[tokio::test]
+async fn a_row_that_replacements_make_longer_has_its_price() {
+    let service = Service::with(&["--queue-tokens=2000", "--chunk-tokens=512"]);
+    let body = |text: &str, timeout_ms: u64| {
+        let parameters = json!({ "operation": "replace", "replacements": [[text], [text]] });
+        json!({ "inputs": "good film", "parameters": parameters, "timeout_ms": timeout_ms })
+    };
+    let long = "word ".repeat(250);
+    let first = tokio::spawn({
+        let (service, body) = (service.clone(), body(&long, 60_000));
+        async move { service.post(PATH, body).await.status }
+    });
+    // Three rows of 504 tokens and the input's own are priced at 2,016.
+    while service.metric("explaind_queue_tokens") < 1000.0 && !first.is_finished() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert!(!first.is_finished(), "the work was over before its price was seen");
+    assert_eq!(first.await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn a_target_that_is_named_twice_is_explained_once() {
+    let told =
+        ask(json!({ "inputs": REVIEW, "target": ["positive", 1, "positive", "predicted", 0] })).await.good();
+    let explanations = told["results"][0]["explanations"].as_array().unwrap();
+    let indices: Vec<&Value> = explanations.iter().map(|it| &it["target"]["index"]).collect();
+    assert_eq!(indices, [1, 0]);
+    let many = refusal(json!({ "inputs": REVIEW, "target": vec![1; 1025] })).await;
+    assert!(many.starts_with("422 invalid-request\n  /target: ") && many.contains("1024"), "{many}");
+}
+
+#[tokio::test]
+async fn targets_and_inputs_are_looked_at_together() {
+    let told = refusal(json!({ "inputs": ["", "fine", "a\0b"], "target": ["positive", 7, "nope"] })).await;
+    insta::assert_snapshot!(told, @r"
+    422 invalid-input
+      /target/1: label index 7 is out of range; the model has 2 labels
+      /target/2: the model has no label `nope`; its labels are negative, positive
+      /inputs/0: the text is empty
+      /inputs/2: the text holds a NUL character at position 1
+    ");
+    let body = json!({ "inputs": ["", "fine", "a\0b"] });
+    let told = Service::bundled().post("/predict", body).await.refusal();
+    assert!(told.contains("\n  /inputs/0: ") && told.contains("\n  /inputs/2: "), "{told}");
+}

@@ -20,5 +20,6 @@ async fn each_phase_has_its_answers() {
     assert_eq!(statuses(&open).await, [200, 200, 200, 200]);
     assert_eq!(open.metric("explaind_ready"), 1.0);
     open.door.life.advance(Phase::Leaving);
+    assert_eq!(open.get("/readyz").await.header("retry-after"), "1");
     assert_eq!(statuses(&open).await, [200, 200, 503, 503]);
 }

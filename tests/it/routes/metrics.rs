@@ -29,6 +29,10 @@ async fn a_refusal_is_counted_as_invalid_and_costs_no_pass() {
     service.post_bytes("/explain/leave-one-out", "{").await;
     let invalid = r#"explaind_explanations_total{method="leave-one-out",outcome="invalid"}"#;
     assert_eq!(service.metric(invalid), 2.0);
+    service.get("/explain/leave-one-out").await;
+    service.get("/predict").await;
+    assert_eq!(service.metric(invalid), 2.0, "a wrong verb is no explanation");
+    assert_eq!(service.metric(r#"explaind_predictions_total{outcome="invalid"}"#), 0.0);
     assert_eq!(service.metric("explaind_rows_total"), before);
 }
 
