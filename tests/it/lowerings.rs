@@ -2,7 +2,7 @@
 
 use explaind::compile::canonize;
 use explaind::compile::facts::{Fact, Facts, Length};
-use explaind::compile::graph::{Axis, Element, Graph, Port, Tensor};
+use explaind::compile::graph::{Axis, Element, Graph, Node, Port, Tensor};
 use explaind::compile::probe::Batch;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -51,7 +51,8 @@ fn gap(text: &str, opset: i64) -> Result<f64, String> {
     let composite = graph.nodes.last().unwrap().clone();
     canonize::lower(&mut graph);
     canonize::lower_measured(&mut graph, &facts);
-    if graph.nodes.contains(&composite) {
+    let remains = |it: &Node| it.operator() == composite.operator() && it.inputs == composite.inputs;
+    if graph.nodes.iter().any(remains) {
         return Err("it was not taken apart".into());
     }
     let after = evaluate(&graph, &[batch])?.remove(0);
