@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &Inspect) -> anyhow::Result<()> {
         Ok(compiled) => {
             structure(&compiled);
             methods(|need| match need {
-                Need::Forward | Need::Words | Need::FillMask => None,
+                Need::Forward | Need::Decision | Need::Words | Need::FillMask => None,
                 Need::Gradient | Need::Relevance => compiled.gradient.as_ref().err(),
                 Need::Attention => compiled.attention.as_ref().err(),
                 Need::AttentionGradient => match &compiled.attention {

@@ -41,6 +41,13 @@ impl Drift {
         Ok(())
     }
 
+    /// Counts the rows of another.
+    pub fn join(&mut self, other: &Self) {
+        self.confidence += other.confidence;
+        self.energy += other.energy;
+        self.weight += other.weight;
+    }
+
     /// The rows so far against the input's own logits; the input itself, where there was no row.
     ///
     /// # Errors

@@ -167,6 +167,22 @@ impl Labels {
         Ok((1..logits.len()).fold(0, |best, it| if logits[it] > logits[best] { it } else { best }))
     }
 
+    /// Which labels the model decides for: the predicted one, or each whose probability is above one half where labels
+    /// are true or not one by one.
+    ///
+    /// # Errors
+    /// Logits that are not finite; a regression, which decides nothing.
+    pub fn decisions(&self, logits: &[f32]) -> Result<Vec<bool>, ScoreError> {
+        match self.activation {
+            Activation::Softmax => {
+                let predicted = self.predicted(logits)?;
+                Ok((0..logits.len()).map(|it| it == predicted).collect())
+            }
+            Activation::Sigmoid => Ok(self.checked(logits)?.into_iter().map(|logit| logit > 0.0).collect()),
+            Activation::Identity => Err(ScoreError::NoProbability),
+        }
+    }
+
     /// What `/predict` shows: probabilities, or the logits themselves for a regression.
     pub fn scores(&self, logits: &[f32]) -> Result<Vec<f64>, ScoreError> {
         let output = match self.activation {

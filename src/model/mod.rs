@@ -93,6 +93,10 @@ impl Model {
     pub fn allows(&self, need: Need) -> Result<(), Unavailable> {
         match need {
             Need::Forward => Ok(()),
+            Need::Decision => match self.labels.activation() {
+                Activation::Softmax | Activation::Sigmoid => Ok(()),
+                Activation::Identity => Err(need::no_decision()),
+            },
             Need::Gradient => self.gradient().map(|_| ()),
             Need::Relevance => self.relevance.as_ref().map(|_| ()).map_err(Clone::clone),
             Need::Attention => self.attention().map(|_| ()),

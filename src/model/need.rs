@@ -9,6 +9,8 @@ use utoipa::ToSchema;
 pub enum Need {
     /// Logits from tokens; every model has it.
     Forward,
+    /// A decision that may be kept or changed; a regression makes none.
+    Decision,
     /// Gradients with respect to the word embeddings.
     Gradient,
     /// Logits from word embeddings.
@@ -31,7 +33,7 @@ impl Need {
     /// Whether the compiler must find or derive it, so that a model may lack it.
     pub fn is_derived(self) -> bool {
         match self {
-            Self::Forward | Self::FillMask => false,
+            Self::Forward | Self::Decision | Self::FillMask => false,
             Self::Gradient
             | Self::Attention
             | Self::AttentionGradient
@@ -65,5 +67,16 @@ impl Unavailable {
     pub fn for_method(mut self, slug: &str) -> Self {
         self.method = Some(slug.to_owned());
         self
+    }
+}
+
+/// What a regression says to a method that asks when its decision holds.
+pub(super) fn no_decision() -> Unavailable {
+    Unavailable {
+        method: None,
+        code: "regression".into(),
+        reason: "the model is a regression: it makes no decision that could be kept or changed".into(),
+        operators: Vec::new(),
+        advice: "decision-tree, lime and kernel-shap explain the number itself".into(),
     }
 }

@@ -199,6 +199,37 @@ fn a_hierarchy_covers_the_text_and_the_texts_of_a_pair_meet_last() {
 }
 
 #[test]
+fn a_hierarchy_of_tokens_holds_every_word_and_every_sentence() {
+    let sentence = "It cost 3.14 dollars and was bad, e.g. the U.S. don't like it.";
+    let long = format!("I went home. {} and so on. Go see it.", "The film was slow and ".repeat(8));
+    for text in [format!("{sentence} Go home."), long] {
+        let of = |unit: &str| {
+            let mut body = of(&text, json!({ "samples": 4 }));
+            body["granularity"] = json!(unit);
+            explanation("partition-shap", body)
+        };
+        let (tokens, words, sentences) = (of("token"), of("word"), of("sentence"));
+        let nodes: Vec<Vec<usize>> = serde_json::from_value(
+            tokens.details.as_ref().unwrap()["hierarchy"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|it| it["features"].clone())
+                .collect(),
+        )
+        .unwrap();
+        for unit in words.attributions.iter().chain(&sentences.attributions) {
+            let within = |at: &usize| {
+                let it = &tokens.attributions[*at];
+                unit.start <= it.start && it.end <= unit.end
+            };
+            let tokens: Vec<usize> = (0..tokens.attributions.len()).filter(within).collect();
+            assert!(tokens.len() == 1 || nodes.contains(&tokens), "no node holds `{}`", unit.text);
+        }
+    }
+}
+
+#[test]
 fn words_of_the_background_stand_for_absent_words() {
     let parameters = json!({
         "background": "words", "texts": ["The meeting starts at noon."], "draws": 3, "samples": 64,

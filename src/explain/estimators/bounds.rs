@@ -45,20 +45,28 @@ pub struct Interval {
     pub high: f64,
     /// Of how many.
     pub samples: usize,
+    /// The probability with which the bounds hold the bias, at least.
+    pub confidence: f64,
 }
 
 impl Interval {
-    /// The probability with which an interval holds the bias, at least.
-    pub const CONFIDENCE: f64 = 0.95;
+    const CONFIDENCE: f64 = 0.95;
 
-    /// The two-sided Chernoff interval of `hits` in `samples`; 0 to 1 without samples.
-    pub(super) fn of(hits: usize, samples: usize) -> Self {
+    /// The two-sided Chernoff interval of `samples` numbers between 0 and 1 that sum to `hits`; 0 to 1 without
+    /// samples.
+    pub(super) fn of(hits: f64, samples: usize) -> Self {
+        let confidence = Self::CONFIDENCE;
         if samples == 0 {
-            return Self { share: f64::NAN, low: 0.0, high: 1.0, samples };
+            return Self { share: f64::NAN, low: 0.0, high: 1.0, samples, confidence };
         }
-        let share = hits as f64 / samples as f64;
-        let level = (2.0 / (1.0 - Self::CONFIDENCE)).ln() / samples as f64;
-        Self { share, low: lower(share, level), high: upper(share, level), samples }
+        let share = (hits / samples as f64).min(1.0);
+        let level = (2.0 / (1.0 - confidence)).ln() / samples as f64;
+        Self { share, low: lower(share, level), high: upper(share, level), samples, confidence }
+    }
+
+    /// A share of all there are.
+    pub(super) fn exact(share: f64, samples: usize) -> Self {
+        Self { share, low: share, high: share, samples, confidence: 1.0 }
     }
 }
 

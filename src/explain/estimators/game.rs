@@ -20,6 +20,14 @@ pub trait Game {
     /// [`Stop`] when the rows were not, or not all, evaluated; an estimator keeps what earlier calls gave.
     fn evaluate(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, Stop>;
 
+    /// Whether work between evaluations may go on.
+    ///
+    /// # Errors
+    /// [`Stop`] once an evaluation would end with it.
+    fn check(&self) -> Result<(), Stop> {
+        Ok(())
+    }
+
     /// How many coalitions to hand over in one call at most. No result depends on it.
     fn chunk(&self) -> usize {
         1024

@@ -62,16 +62,29 @@ impl Hierarchy {
 pub struct Piece<'a> {
     /// Its text.
     pub text: &'a str,
-    /// Whether it goes on with the word of the piece before.
-    pub continues_word: bool,
+    /// What begins with it.
+    pub begins: Begins,
     /// Which text of a pair it belongs to.
     pub segment: u8,
 }
 
-/// Joins neighbouring pieces greedily, the closest pair first: parts of a word, then clauses, then sentences,
-/// then the two texts of a pair. None for no pieces.
+/// What begins between a piece and the one before it, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Begins {
+    /// Nothing: the word before goes on.
+    Part,
+    /// A word of the same sentence.
+    Word,
+    /// A sentence.
+    Sentence,
+}
+
+/// Joins neighbouring pieces greedily, the closest pair first: parts of a word, then the words and clauses of a
+/// sentence, then sentences, then the two texts of a pair. None for no pieces. A node holds whole words or parts of one,
+/// and whole sentences or parts of one.
 ///
-/// The score of a pair is that of shap's text masker, with the signs of other scripts beside the Latin ones.
+/// Within a sentence the score of a pair is that of shap's text masker, with the signs of other scripts beside the
+/// Latin ones.
 pub fn text_hierarchy(pieces: &[Piece<'_>]) -> Option<Hierarchy> {
     let count = pieces.len();
     let mut balanced: Vec<bool> = pieces.iter().map(|piece| bracket(piece.text).is_none()).collect();
@@ -111,12 +124,14 @@ fn closeness(pieces: &[Piece<'_>], balanced: &[bool], before: &Range<usize>, beh
     let (first, last) = (&pieces[before.start], &pieces[before.end - 1]);
     let (next, end) = (&pieces[behind.start], &pieces[behind.end - 1]);
     let mut score = -(before.len() as i64 + behind.len() as i64);
-    if last.segment != next.segment {
-        score -= 1_000_000;
-    }
-    if next.continues_word {
-        score += 20;
-    }
+    // More than all that follows, however long the groups.
+    const APART: i64 = 1 << 32;
+    score -= match next.begins {
+        _ if last.segment != next.segment => 3 * APART,
+        Begins::Sentence => 2 * APART,
+        Begins::Word => APART,
+        Begins::Part => 0,
+    };
     let suffix = |text: &str| matches!(text, "t" | "s");
     if apostrophe(next.text) && (behind.len() == 1 || behind.len() == 2 && suffix(end.text)) {
         score += 15;
@@ -196,7 +211,7 @@ mod tests {
     use super::*;
 
     fn words<'a>(texts: &[&'a str]) -> Vec<Piece<'a>> {
-        texts.iter().map(|text| Piece { text, continues_word: false, segment: 0 }).collect()
+        texts.iter().map(|text| Piece { text, begins: Begins::Word, segment: 0 }).collect()
     }
 
     #[test]
@@ -210,13 +225,43 @@ mod tests {
     #[test]
     fn sentences_are_joined_last_and_word_parts_first() {
         let mut pieces = words(&["one", "two", ".", "thr", "ee", "!"]);
-        pieces[4].continues_word = true;
+        (pieces[3].begins, pieces[4].begins) = (Begins::Sentence, Begins::Part);
         let tree = text_hierarchy(&pieces).unwrap();
         assert_eq!(tree.merges()[0], [3, 4]);
         let members = tree.members();
         let [first, second] = tree.parts(tree.root()).unwrap();
         assert_eq!(members[first].members().collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(members[second].members().collect::<Vec<_>>(), [3, 4, 5]);
+    }
+
+    #[test]
+    fn no_node_cuts_a_word_or_a_sentence() {
+        let texts = [
+            "It", "cost", "3", ".", "14", ",", "e", ".", "g", ".", "a", "lot", ".", "Go", "!", "See", "it",
+            ".",
+        ];
+        let mut pieces = words(&texts);
+        [3, 4, 7, 8].into_iter().for_each(|at| pieces[at].begins = Begins::Part);
+        [13, 15].into_iter().for_each(|at| pieces[at].begins = Begins::Sentence);
+        let starts = |unit: Begins| -> Vec<usize> {
+            let begins = (1..texts.len()).filter(|&at| pieces[at].begins >= unit);
+            [0].into_iter().chain(begins).chain([texts.len()]).collect()
+        };
+        let nodes: Vec<Vec<usize>> =
+            text_hierarchy(&pieces).unwrap().members().iter().map(|it| it.members().collect()).collect();
+        for unit in [Begins::Word, Begins::Sentence] {
+            for bounds in starts(unit).windows(2) {
+                let unit: Vec<usize> = (bounds[0]..bounds[1]).collect();
+                assert!(nodes.contains(&unit), "{unit:?}");
+                for node in &nodes {
+                    let inside = node.iter().filter(|it| unit.contains(it)).count();
+                    assert!(
+                        inside == 0 || inside == unit.len() || inside == node.len(),
+                        "{node:?} cuts {unit:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,17 +1,15 @@
 //! This file is where a local linear surrogate is fitted: LIME.
 
-use faer::Mat;
+mod fit;
 
+pub use self::fit::fit;
+use self::fit::fit_while;
 use super::budget::{Ended, EstimateError, Run, check_tolerance, checkpoints, evaluate};
-use super::game::{Coalition, Game};
-use super::gram::Gram;
+use super::game::{Coalition, Game, Stop};
 use super::kernel_shap::Regression;
-use super::linalg::solve_symmetric;
-use super::neighbourhood::{Belief, Neighbourhood};
 pub use super::presence::WIDTH;
 use super::presence::{self, Draw};
 pub use super::selection::Selection;
-use super::selection::{ridge, select};
 
 /// How LIME samples and fits.
 #[derive(Debug, Clone)]
@@ -32,24 +30,24 @@ pub struct Lime {
     pub seed: u64,
 }
 
-/// The ridge penalty of the last fit.
-const ALPHA: f64 = 1.0;
-/// Rows after which a run with a tolerance first looks at its standard errors.
+/// Rows after which a run with a tolerance first looks at its standard errors, and the same for each player.
 const FIRST_LOOK: usize = 256;
+const FIRST_LOOK_PER_PLAYER: usize = 3;
 
 /// The linear function that stands in for one output near the original.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinearSurrogate {
     /// What presence of each player adds; zero for those not selected.
     pub coefficients: Vec<f64>,
-    /// Standard errors of the coefficients over draws of the sample (sandwich formula), or those of the process.
+    /// Standard errors of the coefficients over draws of the sample (sandwich formula), or those of the process; infinite
+    /// where the sample is too small to tell.
     pub standard_errors: Vec<f64>,
     /// Whether a process over interactions was fitted.
     pub interactions: bool,
     /// The surrogate's value where every player is absent.
     pub intercept: f64,
-    /// The weighted share of variance that the surrogate explains.
-    pub r_squared: f64,
+    /// The weighted share of variance that the surrogate explains; none where the output varies and no weight sees it.
+    pub r_squared: Option<f64>,
     /// The surrogate's value at the original.
     pub local_prediction: f64,
 }
@@ -59,6 +57,8 @@ pub struct LinearSurrogate {
 pub struct LimeFit {
     /// In the game's order of outputs.
     pub outputs: Vec<LinearSurrogate>,
+    /// Rows of equal weight that would be as many: (Σ w)² / Σ w² (Kish 1965).
+    pub effective_samples: f64,
 }
 
 impl LimeFit {
@@ -70,8 +70,9 @@ impl LimeFit {
 /// Fits a weighted ridge regression (penalty 1, intercept free) of `game` on presence (Ribeiro et al. 2016).
 ///
 /// # Errors
-/// No players, fewer than 2 samples, a tolerance or width of zero or less, or the game stopped before 2 rows were
-/// had.
+/// No players, fewer than 2 samples, a tolerance of zero or less, a width under which no row but the original has
+/// weight, or the game stopped before 2 rows were had. [`Stop::Deadline`] ends with the fit of what was had before, every
+/// other stop without any.
 pub fn lime(game: &mut impl Game, options: &Lime) -> Result<Run<LimeFit>, EstimateError> {
     let players = game.players();
     check_tolerance(options.tolerance)?;
@@ -82,24 +83,34 @@ pub fn lime(game: &mut impl Game, options: &Lime) -> Result<Run<LimeFit>, Estima
         return Err(EstimateError::parameter("samples", options.samples, "must be at least 2"));
     }
     if options.width.is_nan() || options.width <= 0.0 {
-        return Err(EstimateError::parameter("width", options.width, "must be above 0"));
+        return Err(EstimateError::parameter("kernel_width", options.width, "must be above 0"));
+    }
+    if presence::weight(&Coalition::of(players, 1..players), options.width) == 0.0 {
+        let limit = format!("under which not even a text without one of its {players} features has weight");
+        return Err(EstimateError::parameter("kernel_width", options.width, limit));
     }
     let (mut rows, mut weights, mut values) = (Vec::new(), Vec::new(), Vec::new());
-    let mut latest = None;
-    for mark in checkpoints(FIRST_LOOK, options.samples, options.tolerance) {
+    let mut latest: Option<Run<LimeFit>> = None;
+    let first = FIRST_LOOK.max(FIRST_LOOK_PER_PLAYER * players);
+    for mark in checkpoints(first, options.samples, options.tolerance) {
         let drawn = presence::rows(players, options.seed, Draw::Fit, rows.len(), mark);
         let (worths, stop) = evaluate(game, &drawn);
         rows.extend(drawn.into_iter().take(worths.len()));
         weights.extend(rows[weights.len()..].iter().map(|row| presence::weight(row, options.width)));
         values.extend(worths);
-        if let Some(stop) = stop {
-            if rows.len() < 2 {
-                return Err(stop.into());
+        let fitted = match stop {
+            Some(stop) => Err(stop),
+            None => fit_while(&rows, &weights, &values, options, || game.check()),
+        };
+        let estimate = match (fitted, latest.take()) {
+            (Ok(estimate), _) => estimate,
+            (Err(stop @ Stop::Deadline), Some(run)) => return Ok(Run { ended: Ended::Stopped(stop), ..run }),
+            (Err(stop @ Stop::Deadline), None) if rows.len() >= 2 => {
+                let estimate = fit(&rows, &weights, &values, options);
+                return Ok(Run { estimate, evaluations: rows.len(), ended: Ended::Stopped(stop) });
             }
-            let estimate = fit(&rows, &weights, &values, options);
-            return Ok(Run { estimate, evaluations: rows.len(), ended: Ended::Stopped(stop) });
-        }
-        let estimate = fit(&rows, &weights, &values, options);
+            (Err(stop), _) => return Err(stop.into()),
+        };
         let met = options.tolerance.is_some_and(|tolerance| estimate.largest_standard_error() <= tolerance);
         let ended = if met { Ended::Tolerance } else { Ended::Budget };
         latest = Some(Run { estimate, evaluations: rows.len(), ended });
@@ -108,122 +119,6 @@ pub fn lime(game: &mut impl Game, options: &Lime) -> Result<Run<LimeFit>, Estima
         }
     }
     latest.ok_or(EstimateError::NoPlayers)
-}
-
-/// The fit on explicit rows: `values[row][output]`, at least one row.
-pub fn fit(rows: &[Coalition], weights: &[f64], values: &[Vec<f64>], options: &Lime) -> LimeFit {
-    let players = rows[0].players();
-    let gram = Gram::of(players, rows.iter().zip(weights.iter().copied()));
-    let centre: Vec<f64> = gram.sums.iter().map(|sum| sum / gram.total).collect();
-    let centred = gram.centred(&centre);
-    let neighbourhood = match options.regression {
-        Regression::Interactions => Neighbourhood::of(rows, options.width),
-        Regression::Linear => None,
-    };
-    let sample = Sample { rows, weights, total: gram.total, centre, centred, neighbourhood };
-    let output = |output: usize| {
-        let y: Vec<f64> = values.iter().map(|row| row[output]).collect();
-        sample.fit(&y, options)
-    };
-    LimeFit { outputs: (0..values[0].len()).map(output).collect() }
-}
-
-/// What all outputs' fits share.
-struct Sample<'a> {
-    rows: &'a [Coalition],
-    weights: &'a [f64],
-    total: f64,
-    /// Weighted mean of the rows.
-    centre: Vec<f64>,
-    /// Σ w (x - centre)(x - centre)ᵀ.
-    centred: Mat<f64>,
-    /// What the rows were drawn from, where interactions are to be told apart.
-    neighbourhood: Option<Neighbourhood>,
-}
-
-impl Sample<'_> {
-    fn fit(&self, y: &[f64], options: &Lime) -> LinearSurrogate {
-        let players = self.centre.len();
-        let weighted =
-            |of: &dyn Fn(usize) -> f64| -> f64 { (0..y.len()).map(|row| self.weights[row] * of(row)).sum() };
-        let mean = weighted(&|row| y[row]) / self.total;
-        let mut right = vec![0.0; players];
-        for (row, (coalition, weight)) in self.rows.iter().zip(self.weights).enumerate() {
-            let share = weight * (y[row] - mean);
-            coalition.members().for_each(|player| right[player] += share);
-        }
-        let believed = self.neighbourhood.as_ref().and_then(|it| Some((it, it.believe(y)?)));
-        let (centred, right) = match &believed {
-            Some((neighbourhood, belief)) => (&neighbourhood.centred, &belief.right),
-            None => (&self.centred, &right),
-        };
-        let chosen = match options.selection {
-            Selection::None => (0..players).collect(),
-            how => select(how, options.features, centred, right),
-        };
-
-        let inner = Mat::from_fn(chosen.len(), chosen.len(), |a, b| centred[(chosen[a], chosen[b])]);
-        let inner_right: Vec<f64> = chosen.iter().map(|&player| right[player]).collect();
-        let mut coefficients = vec![0.0; players];
-        let solved = ridge(&inner, &inner_right, ALPHA);
-        chosen.iter().zip(solved).for_each(|(&player, coefficient)| coefficients[player] = coefficient);
-        let slope: f64 = coefficients.iter().zip(&self.centre).map(|(b, x)| b * x).sum();
-        let intercept = mean - slope;
-
-        let residuals: Vec<f64> = self
-            .rows
-            .iter()
-            .zip(y)
-            .map(|(row, y)| y - intercept - row.members().map(|player| coefficients[player]).sum::<f64>())
-            .collect();
-        let unexplained = weighted(&|row| residuals[row] * residuals[row]);
-        let spread = weighted(&|row| (y[row] - mean).powi(2));
-        // A constant output, whose spread is rounding, is explained by its constant.
-        let r_squared =
-            if spread > 1e-24 * self.total * mean * mean { 1.0 - unexplained / spread } else { 1.0 };
-        LinearSurrogate {
-            standard_errors: self.standard_errors(
-                &chosen,
-                &inner,
-                &residuals,
-                believed.as_ref().map(|it| &it.1),
-            ),
-            interactions: believed.is_some(),
-            local_prediction: intercept + coefficients.iter().sum::<f64>(),
-            coefficients,
-            intercept,
-            r_squared,
-        }
-    }
-
-    /// The roots of the diagonal of A⁻¹ B A⁻¹, A the penalised gram matrix and B the variance of its right-hand side:
-    /// what is believed of it, or Σ w² r² (x - centre)(x - centre)ᵀ.
-    fn standard_errors(
-        &self,
-        chosen: &[usize],
-        inner: &Mat<f64>,
-        residuals: &[f64],
-        belief: Option<&Belief>,
-    ) -> Vec<f64> {
-        let players = self.centre.len();
-        let meat_weights =
-            self.weights.iter().zip(residuals).map(|(weight, residual)| (weight * residual).powi(2));
-        let meat = match belief {
-            Some(belief) => belief.spread.clone(),
-            None => Gram::of(players, self.rows.iter().zip(meat_weights)).centred(&self.centre),
-        };
-        let meat = Mat::from_fn(chosen.len(), chosen.len(), |a, b| meat[(chosen[a], chosen[b])]);
-        let penalised =
-            Mat::from_fn(chosen.len(), chosen.len(), |a, b| inner[(a, b)] + if a == b { ALPHA } else { 0.0 });
-        let bread = solve_symmetric(&penalised).inverse();
-        let spread = &bread * &meat * &bread;
-        let mut errors = vec![0.0; players];
-        chosen
-            .iter()
-            .enumerate()
-            .for_each(|(place, &player)| errors[player] = spread[(place, place)].max(0.0).sqrt());
-        errors
-    }
 }
 
 #[cfg(test)]
@@ -314,7 +209,7 @@ mod tests {
             assert!((found - expected).abs() < 1e-6, "{found} {expected}");
         }
         assert!((limit.intercept - 0.565170).abs() < 1e-6);
-        assert!((limit.r_squared - 0.945523).abs() < 1e-6);
+        assert!((limit.r_squared.unwrap() - 0.945523).abs() < 1e-6);
         assert!((limit.local_prediction - 0.529108).abs() < 1e-6);
     }
 
@@ -383,12 +278,95 @@ mod tests {
         let run = lime(&mut Function::new(4, |_| 0.3), &options(100, 0)).unwrap();
         let surrogate = &run.estimate.outputs[0];
         assert!(surrogate.coefficients.iter().all(|b| b.abs() < 1e-12));
-        assert!((surrogate.intercept - 0.3).abs() < 1e-12 && surrogate.r_squared > 0.99);
+        assert!((surrogate.intercept - 0.3).abs() < 1e-12 && surrogate.r_squared == Some(1.0));
     }
 
     #[test]
     fn no_samples_are_refused() {
         let refusal = lime(&mut Function::new(4, |_| 0.3), &options(0, 0)).unwrap_err();
         assert_eq!(refusal.to_string(), "samples is 0, must be at least 2");
+    }
+
+    #[test]
+    fn a_kernel_that_sees_next_to_nothing_is_no_certainty() {
+        for regression in [Regression::Linear, Regression::Interactions] {
+            let narrow = Lime { width: 0.5, tolerance: Some(1e-4), regression, ..options(1_000, 0) };
+            let run = lime(&mut Function::new(7, golden::stand_in), &narrow).unwrap();
+            assert!(matches!(run.ended, Ended::Budget) && run.estimate.effective_samples < 1.1);
+            let surrogate = &run.estimate.outputs[0];
+            assert_eq!((surrogate.r_squared, run.estimate.largest_standard_error()), (None, f64::INFINITY));
+        }
+    }
+
+    #[test]
+    fn a_width_under_which_only_the_original_has_weight_is_refused() {
+        for width in [1e-200, 0.1] {
+            let narrow = Lime { width, ..options(100, 0) };
+            let refusal = lime(&mut Function::new(7, golden::stand_in), &narrow).unwrap_err();
+            assert!(refusal.to_string().starts_with("kernel_width is"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn errors_over_their_standard_errors_are_of_size_one_where_features_are_half_the_samples() {
+        // A sigmoid of a sum: its curvature is the noise.
+        let weight = |player: usize| [0.6, -0.4, 0.2, -0.7, 0.3][player % 5];
+        let curved = |row: &Coalition| 1.0 / (1.0 + (-row.members().map(weight).sum::<f64>()).exp());
+        let (players, samples) = (60, 200);
+        let many = lime(&mut Function::new(players, curved), &options(60_000, 99)).unwrap();
+        let long = &many.estimate.outputs[0].coefficients;
+        let (mut standardised, mut count) = (0.0, 0.0);
+        for seed in 0..10 {
+            let run = lime(&mut Function::new(players, curved), &options(samples, seed)).unwrap();
+            for (player, long) in long.iter().enumerate() {
+                let surrogate = &run.estimate.outputs[0];
+                let error = (surrogate.coefficients[player] - long) / surrogate.standard_errors[player];
+                standardised += error * error;
+                count += 1.0;
+            }
+        }
+        let size = f64::sqrt(standardised / count);
+        assert!((0.7..1.3).contains(&size), "{size}");
+    }
+
+    #[test]
+    fn a_tolerance_is_not_looked_at_before_there_are_rows_for_the_features() {
+        let options = Lime { tolerance: Some(10.0), ..options(5_000, 0) };
+        let run = lime(&mut Function::new(300, |row| row.len() as f64 / 300.0), &options).unwrap();
+        assert!(matches!(run.ended, Ended::Tolerance) && run.evaluations == 900);
+    }
+
+    /// A game whose time is over once as many rows were asked for.
+    struct Late<G>(G, usize);
+
+    impl<F: FnMut(&Coalition) -> f64> Game for Late<Function<F>> {
+        fn players(&self) -> usize {
+            self.0.players
+        }
+
+        fn outputs(&self) -> usize {
+            1
+        }
+
+        fn evaluate(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, Stop> {
+            self.0.evaluate(coalitions)
+        }
+
+        fn check(&self) -> Result<(), Stop> {
+            if self.0.asked < self.1 { Ok(()) } else { Err(Stop::Deadline) }
+        }
+
+        fn chunk(&self) -> usize {
+            self.0.chunk
+        }
+    }
+
+    #[test]
+    fn nothing_is_fitted_after_the_deadline_where_a_fit_is_had() {
+        let options = Lime { tolerance: Some(1e-9), ..options(5_000, 0) };
+        let run = lime(&mut Late(Function::new(7, golden::stand_in), 1_000), &options).unwrap();
+        assert_eq!((run.evaluations, run.ended.name()), (512, "stopped"));
+        let failed = Function { limit: 700, chunk: 64, ..Function::new(7, golden::stand_in) };
+        assert_eq!(lime(&mut Late(failed, 9_999), &options).unwrap().evaluations, 512);
     }
 }

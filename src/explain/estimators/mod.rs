@@ -30,7 +30,7 @@ pub use bounds::Interval;
 pub use budget::{Ended, EstimateError, Run};
 pub use exact_shap::{MAX_PLAYERS as MAX_EXACT_PLAYERS, exact_shap};
 pub use game::{Coalition, Game, Stop};
-pub use hierarchy::{Hierarchy, Piece, text_hierarchy};
+pub use hierarchy::{Begins, Hierarchy, Piece, text_hierarchy};
 pub use kernel_shap::{KernelShap, Regression, kernel_shap};
 pub use lime::{Lime, LimeFit, LinearSurrogate, Selection, WIDTH as LIME_WIDTH, lime};
 pub use partition_shap::{Owen, full_cost as partition_cost, partition_shap};

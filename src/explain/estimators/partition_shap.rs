@@ -178,11 +178,11 @@ mod tests {
     use super::*;
     use crate::explain::estimators::game::Function;
     use crate::explain::estimators::golden;
-    use crate::explain::estimators::hierarchy::{Piece, text_hierarchy};
+    use crate::explain::estimators::hierarchy::{Begins, Piece, text_hierarchy};
 
     fn positions() -> Hierarchy {
         let texts = ["not", "a", "good", "movie ,", "but", "not", "bad", "either"];
-        let pieces = texts.map(|text| Piece { text, continues_word: false, segment: 0 });
+        let pieces = texts.map(|text| Piece { text, begins: Begins::Word, segment: 0 });
         text_hierarchy(&pieces).unwrap()
     }
 

@@ -13,6 +13,8 @@ pub struct DecisionTree {
     pub fresh: usize,
     /// Questions from the root to a leaf at most; at least 1.
     pub max_depth: usize,
+    /// Whether the game tells decisions as well.
+    pub decisions: bool,
     /// Which rows are drawn.
     pub seed: u64,
 }
@@ -22,8 +24,8 @@ pub struct DecisionTree {
 pub struct TreeNode {
     /// The weighted mean of the output over the node's rows.
     pub value: f64,
-    /// The weighted share of the node's rows whose decision is that of the explained target.
-    pub share: f64,
+    /// The weighted share of the node's texts whose decision is for the explained target, where there are decisions.
+    pub share: Option<f64>,
     /// The sum of the node's row weights.
     pub weight: f64,
     /// The node's rows.
@@ -48,10 +50,11 @@ pub struct Split {
 pub struct TreeSurrogate {
     /// The first question.
     pub root: TreeNode,
-    /// The weighted share of variance that the tree explains on fresh rows.
-    pub r_squared: f64,
-    /// The weighted share of fresh rows whose decision is that of most rows of their leaf.
-    pub accuracy: f64,
+    /// The weighted share of variance that the tree explains on fresh rows, 1 - unexplained / spread. Where they do not
+    /// vary: 1 if the tree tells their value, and none otherwise.
+    pub r_squared: Option<f64>,
+    /// The weighted share of fresh texts whose decision is that of most texts of their leaf, where there are decisions.
+    pub accuracy: Option<f64>,
 }
 
 impl TreeNode {
@@ -85,8 +88,8 @@ impl TreeNode {
 /// Grows a regression tree (CART, Breiman et al. 1984) on LIME's weighted neighbourhood, one an explained
 /// output.
 ///
-/// The game's outputs come in two halves: the explained scalars, and for each of them whether the decision
-/// is its target's (above one half: it is).
+/// With [`DecisionTree::decisions`] the game's outputs come in two halves: the explained scalars, and for each of them
+/// the share of a row's texts whose decision is for its target.
 ///
 /// # Errors
 /// No players, fewer than 2 samples or fresh rows, depth 0, or the game stopped before 2 rows of each were had.
@@ -94,7 +97,7 @@ pub fn decision_tree(
     game: &mut impl Game,
     options: &DecisionTree,
 ) -> Result<Run<Vec<TreeSurrogate>>, EstimateError> {
-    let (players, outputs) = (game.players(), game.outputs() / 2);
+    let (players, outputs) = (game.players(), game.outputs() / if options.decisions { 2 } else { 1 });
     if players == 0 {
         return Err(EstimateError::NoPlayers);
     }
@@ -118,9 +121,10 @@ pub fn decision_tree(
     let (fresh_worths, grown_worths) = rows.split_at(fresh.len());
     let estimate = (0..outputs)
         .map(|output| {
-            let sample = Sample::of(&grown[..grown_worths.len()], grown_worths, output, outputs);
+            let decision = options.decisions.then_some(outputs + output);
+            let sample = Sample::of(&grown[..grown_worths.len()], grown_worths, output, decision);
             let root = sample.grow(&(0..grown_worths.len()).collect::<Vec<_>>(), options.max_depth);
-            let (r_squared, accuracy) = Sample::of(&fresh, fresh_worths, output, outputs).fidelity(&root);
+            let (r_squared, accuracy) = Sample::of(&fresh, fresh_worths, output, decision).fidelity(&root);
             TreeSurrogate { root, r_squared, accuracy }
         })
         .collect();
@@ -132,16 +136,17 @@ struct Sample<'a> {
     rows: &'a [Coalition],
     weights: Vec<f64>,
     values: Vec<f64>,
-    decisions: Vec<bool>,
+    /// The share of each row's texts whose decision is for the target.
+    decisions: Option<Vec<f64>>,
 }
 
 impl<'a> Sample<'a> {
-    fn of(rows: &'a [Coalition], worths: &[Vec<f64>], output: usize, outputs: usize) -> Self {
+    fn of(rows: &'a [Coalition], worths: &[Vec<f64>], output: usize, decision: Option<usize>) -> Self {
         Self {
             rows,
             weights: rows.iter().map(|row| presence::weight(row, WIDTH)).collect(),
             values: worths.iter().map(|row| row[output]).collect(),
-            decisions: worths.iter().map(|row| row[outputs + output] > 0.5).collect(),
+            decisions: decision.map(|at| worths.iter().map(|row| row[at]).collect()),
         }
     }
 
@@ -153,7 +158,7 @@ impl<'a> Sample<'a> {
     fn grow(&self, places: &[usize], depth: usize) -> TreeNode {
         let weight = self.sum(places, |_| 1.0);
         let value = self.sum(places, |row| self.values[row]) / weight;
-        let share = self.sum(places, |row| f64::from(u8::from(self.decisions[row]))) / weight;
+        let share = self.decisions.as_ref().map(|it| self.sum(places, |row| it[row]) / weight);
         let spread = self.sum(places, |row| (self.values[row] - value).powi(2));
         // A split that gains only rounding is none.
         let worth = |gain: f64| gain > 1e-12 * (spread + weight * value * value);
@@ -193,17 +198,25 @@ impl<'a> Sample<'a> {
     }
 
     /// Weighted R² and accuracy of `root` on these rows.
-    fn fidelity(&self, root: &TreeNode) -> (f64, f64) {
+    fn fidelity(&self, root: &TreeNode) -> (Option<f64>, Option<f64>) {
         let all: Vec<usize> = (0..self.rows.len()).collect();
         let weight = self.sum(&all, |_| 1.0);
         let mean = self.sum(&all, |row| self.values[row]) / weight;
         let spread = self.sum(&all, |row| (self.values[row] - mean).powi(2));
         let unexplained = self.sum(&all, |row| (self.values[row] - root.leaf(&self.rows[row]).value).powi(2));
-        let agreed = self.sum(&all, |row| {
-            f64::from(u8::from((root.leaf(&self.rows[row]).share > 0.5) == self.decisions[row]))
+        let rounding = 1e-24 * weight * mean * mean;
+        let r_squared = match (spread <= rounding, unexplained <= rounding) {
+            (false, _) => Some(1.0 - unexplained / spread),
+            (true, told) => told.then_some(1.0),
+        };
+        let accuracy = self.decisions.as_ref().map(|decisions| {
+            let agreed = |row: usize| match root.leaf(&self.rows[row]).share {
+                Some(share) if share > 0.5 => decisions[row],
+                _ => 1.0 - decisions[row],
+            };
+            self.sum(&all, agreed) / weight
         });
-        let constant = spread <= 1e-24 * weight * mean * mean;
-        (if constant { 1.0 } else { 1.0 - unexplained / spread }, agreed / weight)
+        (r_squared, accuracy)
     }
 }
 
@@ -240,7 +253,7 @@ mod tests {
     }
 
     fn options(max_depth: usize) -> DecisionTree {
-        DecisionTree { samples: 1_000, fresh: 500, max_depth, seed: 0 }
+        DecisionTree { samples: 1_000, fresh: 500, max_depth, decisions: true, seed: 0 }
     }
 
     #[test]
@@ -249,7 +262,7 @@ mod tests {
             let run = decision_tree(&mut Both(6, truth), &options(max_depth)).unwrap();
             assert_eq!(run.evaluations, 1_500);
             let tree = &run.estimate[0];
-            assert!((tree.r_squared - 1.0).abs() < 1e-12 && (tree.accuracy - 1.0).abs() < 1e-12);
+            assert!((tree.r_squared.unwrap() - 1.0).abs() < 1e-12 && tree.accuracy == Some(1.0));
             let root = tree.root.split.as_ref().unwrap();
             let (present, absent) =
                 (root.present.split.as_ref().unwrap(), root.absent.split.as_ref().unwrap());
@@ -282,12 +295,61 @@ mod tests {
         let noise = |row: &Coalition| crate::explain::estimators::golden::rough(row);
         let run = decision_tree(&mut Both(6, noise), &options(4)).unwrap();
         check(&run.estimate[0].root);
-        assert!(run.estimate[0].r_squared < 0.9);
+        assert!(run.estimate[0].r_squared.unwrap() < 0.9);
     }
 
     #[test]
     fn depth_zero_is_refused() {
         let refusal = decision_tree(&mut Both(6, truth), &options(0)).unwrap_err();
         assert_eq!(refusal.to_string(), "max_depth is 0, must be at least 1");
+    }
+
+    #[test]
+    fn shares_are_of_texts_where_a_row_stands_for_several() {
+        let mut game = Both(1, |row: &Coalition| if row.is_empty() { 0.75 } else { 1.0 });
+        let tree = decision_tree(&mut Shares(&mut game), &options(1)).unwrap().estimate.remove(0);
+        let split = tree.root.split.as_ref().unwrap();
+        let absent = split.absent.share.unwrap();
+        assert!(split.present.share == Some(1.0) && (absent - 0.75).abs() < 1e-12);
+        // Every fresh row lacks the only player.
+        assert!((tree.accuracy.unwrap() - 0.75).abs() < 1e-12);
+    }
+
+    /// The worth of a row is also the share of its texts that are decided for.
+    struct Shares<'a, F>(&'a mut Both<F>);
+
+    impl<F: Fn(&Coalition) -> f64> Game for Shares<'_, F> {
+        fn players(&self) -> usize {
+            self.0.players()
+        }
+
+        fn outputs(&self) -> usize {
+            2
+        }
+
+        fn evaluate(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, Stop> {
+            Ok(self.0.evaluate(coalitions)?.into_iter().map(|row| vec![row[0], row[0]]).collect())
+        }
+    }
+
+    #[test]
+    fn fresh_rows_that_do_not_vary_have_an_r_squared_only_if_they_are_told() {
+        // Without the only player 0.2, with it 0.9; every fresh row lacks it.
+        let told = |row: &Coalition| if row.is_empty() { 0.2 } else { 0.9 };
+        assert_eq!(decision_tree(&mut Both(1, told), &options(1)).unwrap().estimate[0].r_squared, Some(1.0));
+        // The two rows that it grows on are one and the same text, and the fresh ones others.
+        let fresh = presence::rows(20, 0, Draw::Fresh, 0, 2);
+        let missed = move |row: &Coalition| if fresh.contains(row) { 0.2 } else { 0.9 };
+        let options = DecisionTree { samples: 2, fresh: 2, ..options(1) };
+        assert_eq!(decision_tree(&mut Both(20, missed), &options).unwrap().estimate[0].r_squared, None);
+    }
+
+    #[test]
+    fn a_game_without_decisions_has_no_accuracy() {
+        let mut game = crate::explain::estimators::game::Function::new(6, truth);
+        let tree = decision_tree(&mut game, &DecisionTree { decisions: false, ..options(2) });
+        let tree = tree.unwrap().estimate.remove(0);
+        assert_eq!((tree.accuracy, tree.root.share), (None, None));
+        assert!((tree.r_squared.unwrap() - 1.0).abs() < 1e-12);
     }
 }

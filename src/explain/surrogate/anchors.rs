@@ -11,7 +11,7 @@ use crate::{
         Typed,
         estimators::{self, Coalition, Interval, Rule},
     },
-    model::{Need, Output},
+    model::{Activation, Need, Output},
 };
 
 /// The row of the registry.
@@ -25,7 +25,7 @@ static ANCHORS: Typed<Anchors> = Typed {
                   prediction holds\"; 0 for features outside of the rule.",
         reference: "Ribeiro, Singh and Guestrin (2018), Anchors: High-Precision Model-Agnostic Explanations",
         output: Output::Probability,
-        needs: &[Need::Forward],
+        needs: &[Need::Forward, Need::Decision],
         stops_early: true,
         example: r#"{"samples": 1000}"#,
     },
@@ -50,7 +50,8 @@ pub struct Anchors {
     /// Rules kept at each length.
     #[schema(minimum = 1, maximum = 32, default = 4)]
     pub beam: usize,
-    /// Distinct perturbed texts at most, those that measure the rule found included.
+    /// Sets of absent features evaluated at most for a target, those that measure the rule found included. Each is
+    /// evaluated once, with `neighbors` and `mlm` as often as it is drawn.
     #[schema(minimum = 756, maximum = 200_000, default = 10_000)]
     pub samples: usize,
     /// How a feature is taken out.
@@ -66,11 +67,10 @@ pub struct Anchors {
     /// For `mlm`: fillers below this probability are left out, the most probable stays.
     #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
     pub floor: f64,
-    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged. Absent: one, and up to
-    /// 32 where all subsets are fewer than the samples.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, minimum = 1, maximum = 64)]
-    pub draws: Option<usize>,
+    /// For `neighbors` and `mlm`: fillings drawn at each evaluation, each of which is a text that keeps the prediction
+    /// or does not.
+    #[schema(minimum = 1, maximum = 64, default = 1)]
+    pub draws: usize,
     /// When the deadline passes, answer with the best rule seen by then, marked `partial`.
     #[schema(default = false)]
     pub partial: bool,
@@ -88,42 +88,48 @@ impl Default for Anchors {
             replacements: None,
             k: 10,
             floor: 0.0,
-            draws: None,
+            draws: 1,
             partial: false,
         }
     }
 }
 
 impl Anchors {
-    fn removal(&self, features: usize) -> Removal<'_> {
-        let Self { operation, k, floor, .. } = *self;
-        let draws = self.draws.unwrap_or_else(|| Removal::draws_for(features, self.samples));
+    fn removal(&self) -> Removal<'_> {
+        let Self { operation, k, floor, draws, .. } = *self;
         Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
+    }
+
+    fn draws_fillers(&self) -> bool {
+        matches!(self.operation, Operation::Neighbors | Operation::Mlm)
     }
 }
 
-/// All samples for each target, or all subsets where there are fewer.
+/// All samples for each target, or all subsets where these are fewer. Where one of two labels is true, what keeps the
+/// decision on the one keeps that on the other.
 fn price(parameters: &Anchors, subject: &Subject<'_>) -> Result<Price, ExplainError> {
-    let Effort { variants, once } =
-        parameters.removal(subject.features.len()).effort(subject, subject.features)?;
+    let Effort { variants, once } = parameters.removal().effort(subject, subject.features)?;
+    let labels = &subject.model.labels;
+    let one_decision = labels.activation() == Activation::Softmax && labels.len() <= 2;
+    let rows = (parameters.samples * if one_decision { 1 } else { subject.targets }) as u64;
     let subsets = 1u64.checked_shl(subject.features.len() as u32).unwrap_or(u64::MAX);
-    let rows = subsets.min(parameters.samples as u64);
-    Ok(Price { forward: rows * variants as u64 * subject.targets as u64 + once as u64, gradient: 0 })
+    let rows = if parameters.draws_fillers() { rows } else { rows.min(subsets) };
+    Ok(Price { forward: rows * variants as u64 + once as u64, gradient: 0 })
 }
 
 fn run(parameters: &Anchors, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let Anchors { threshold, delta, epsilon, beam, samples, .. } = *parameters;
-    let options = estimators::Anchors { threshold, delta, epsilon, beam, samples, seed: case.subject.seed };
-    let masker = parameters.removal(case.subject.features.len()).masker(case, case.subject.features)?;
+    let (drawn, seed) = (parameters.draws_fillers(), case.subject.seed);
+    let options = estimators::Anchors { threshold, delta, epsilon, beam, samples, drawn, seed };
+    let masker = parameters.removal().masker(case, case.subject.features)?;
     let mut game = Masked::new(case, masker, What::Kept, parameters.partial);
+    let runs = estimators::anchors(&mut game, &options).map_err(|error| refuse(error, &case.subject))?;
     let full = case.scalars(&case.logits)?;
-    full.into_iter()
-        .enumerate()
-        .map(|(target, value)| {
-            let run = estimators::anchors(&mut game, target, &options)
-                .map_err(|error| refuse(error, &case.subject))?;
+    runs.into_iter()
+        .zip(full)
+        .map(|(run, value)| {
             let mut evidence = settle(run.ended, run.evaluations, parameters.partial)?;
-            evidence.insert("perturbed_rows".into(), game.shift()?);
+            evidence.insert("perturbed_rows".into(), game.shift_over(&run.estimate.asked)?);
             Ok(finding(case, &run.estimate, value, evidence))
         })
         .collect()
@@ -149,7 +155,7 @@ fn finding(case: &Case<'_>, rule: &Rule, value: f64, mut evidence: Map<String, V
         .map(|(features, precision)| json!({ "rule": words(features), "precision": interval(precision) }))
         .collect();
     let examples =
-        |rows: &[Coalition]| -> Vec<Value> { rows.iter().map(|row| example(subject, row)).collect() };
+        |rows: &[(Coalition, f64)]| -> Vec<Value> { rows.iter().map(|it| example(subject, it)).collect() };
     let keep = estimators::ANCHORS_KEEP;
     Finding {
         value,
@@ -169,13 +175,14 @@ fn finding(case: &Case<'_>, rule: &Rule, value: f64, mut evidence: Map<String, V
 fn interval(it: &Interval) -> Value {
     json!({
         "share": it.share, "low": it.low, "high": it.high, "samples": it.samples,
-        "confidence": Interval::CONFIDENCE,
+        "confidence": it.confidence,
     })
 }
 
-/// A perturbed text: what is present, and the features in order with a gap for each that is not.
-fn example(subject: &Subject<'_>, row: &Coalition) -> Value {
+/// A perturbed text: what is present, the features in order with a gap for each that is not, and the share of ways to
+/// fill the gaps that keeps the prediction.
+fn example(subject: &Subject<'_>, (row, kept): &(Coalition, f64)) -> Value {
     let shown: Vec<&str> =
         (0..row.players()).map(|it| if row.contains(it) { text(subject, it) } else { "_" }).collect();
-    json!({ "present": row.members().collect::<Vec<_>>(), "text": shown.join(" ") })
+    json!({ "present": row.members().collect::<Vec<_>>(), "text": shown.join(" "), "kept": kept })
 }

@@ -41,7 +41,8 @@ pub struct DecisionTree {
     /// Perturbed texts that the tree is grown on, the input itself included.
     #[schema(minimum = 2, maximum = 200_000, default = 1000)]
     pub samples: usize,
-    /// Further perturbed texts on which its fidelity is measured.
+    /// Further perturbed texts on which its fidelity is measured; where their scores are all one and not the tree's,
+    /// `r_squared` is null.
     #[schema(minimum = 2, maximum = 200_000, default = 500)]
     pub fresh: usize,
     /// Questions from the root to a leaf at most.
@@ -100,8 +101,10 @@ fn price(parameters: &DecisionTree, subject: &Subject<'_>) -> Result<Price, Expl
 fn run(parameters: &DecisionTree, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let masker = parameters.removal().masker(case, case.subject.features)?;
     let DecisionTree { samples, fresh, max_depth, .. } = *parameters;
-    let options = estimators::DecisionTree { samples, fresh, max_depth, seed: case.subject.seed };
-    let mut game = Masked::new(case, masker, What::ScalarsAndDecisions, parameters.partial);
+    let decisions = case.subject.model.allows(Need::Decision).is_ok();
+    let options = estimators::DecisionTree { samples, fresh, max_depth, decisions, seed: case.subject.seed };
+    let what = if decisions { What::ScalarsAndDecisions } else { What::Scalars };
+    let mut game = Masked::new(case, masker, what, parameters.partial);
     let run = estimators::decision_tree(&mut game, &options).map_err(|error| refuse(error, &case.subject))?;
     let mut ended = settle(run.ended, run.evaluations, parameters.partial)?;
     ended.insert("perturbed_rows".into(), game.shift()?);
@@ -111,7 +114,9 @@ fn run(parameters: &DecisionTree, case: &Case<'_>) -> Result<Vec<Finding>, Expla
         let input = Coalition::full(features);
         let mut evidence = ended.clone();
         evidence.insert("r_squared".into(), json!(tree.r_squared));
-        evidence.insert("accuracy".into(), json!(tree.accuracy));
+        if let Some(accuracy) = tree.accuracy {
+            evidence.insert("accuracy".into(), json!(accuracy));
+        }
         evidence.insert("fresh_samples".into(), json!(fresh));
         evidence.insert("local_prediction".into(), json!(tree.root.leaf(&input).value));
         Finding {
@@ -129,9 +134,10 @@ fn run(parameters: &DecisionTree, case: &Case<'_>) -> Result<Vec<Finding>, Expla
 }
 
 fn node(subject: &Subject<'_>, it: &TreeNode) -> Value {
-    let mut shown = json!({
-        "value": it.value, "decision_share": it.share, "weight": it.weight, "samples": it.samples,
-    });
+    let mut shown = json!({ "value": it.value, "weight": it.weight, "samples": it.samples });
+    if let Some(share) = it.share {
+        shown["decision_share"] = json!(share);
+    }
     if let Some(split) = &it.split {
         shown["feature"] = json!(split.player);
         shown["text"] = json!(text(subject, split.player));

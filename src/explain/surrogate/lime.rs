@@ -56,7 +56,9 @@ pub struct Lime {
     /// How many features are selected, where `feature_selection` is not `none`.
     #[schema(minimum = 1, maximum = 10_000, default = 10)]
     pub num_features: usize,
-    /// The kernel's width on 100 times the cosine distance: the larger, the more far texts count.
+    /// The kernel's width on 100 times the cosine distance: the larger, the more far texts count. `effective_samples` tells
+    /// how many texts of equal weight the sample stands for; where they are no more than the features, standard errors are
+    /// left out and `tolerance` does not stop.
     #[schema(exclusive_minimum = 0.0, default = 25.0)]
     pub kernel_width: f64,
     /// How a feature is taken out.
@@ -148,8 +150,10 @@ fn run(parameters: &Lime, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError>
     let mut ended = settle(run.ended, run.evaluations, parameters.partial)?;
     ended.insert("perturbed_rows".into(), game.shift()?);
     let full = case.scalars(&case.logits)?;
+    let effective = run.estimate.effective_samples;
     let finding = |(fit, value): (&estimators::LinearSurrogate, f64)| {
         let mut evidence = ended.clone();
+        evidence.insert("effective_samples".into(), json!(effective));
         evidence.insert("r_squared".into(), json!(fit.r_squared));
         evidence.insert("interactions".into(), json!(fit.interactions));
         evidence.insert("intercept".into(), json!(fit.intercept));

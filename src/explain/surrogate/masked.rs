@@ -22,10 +22,13 @@ pub(super) struct Masked<'a> {
     case: &'a Case<'a>,
     masker: Masker,
     what: What,
+    partial: bool,
     chunk: usize,
     drift: Drift,
     /// How often each coalition was evaluated.
     seen: HashMap<Coalition, usize>,
+    /// With [`What::Kept`], how far each evaluation of a coalition lies from the input.
+    drifts: HashMap<Coalition, Vec<Drift>>,
 }
 
 /// What a row's outputs are.
@@ -33,9 +36,9 @@ pub(super) struct Masked<'a> {
 pub(super) enum What {
     /// The scalars of all targets.
     Scalars,
-    /// The scalars of all targets, then for each target whether it is the prediction.
+    /// The scalars of all targets, then for each target whether the decision is for it.
     ScalarsAndDecisions,
-    /// For each target, whether it is the prediction if it is for the input, and is not if it is not.
+    /// For each target, whether the decision on it is that of the input.
     Kept,
 }
 
@@ -43,7 +46,8 @@ impl<'a> Masked<'a> {
     pub(super) fn new(case: &'a Case<'a>, masker: Masker, what: What, partial: bool) -> Self {
         let chunk = if partial { PARTIAL_CHUNK } else { CHUNK };
         let chunk = (chunk / masker.variants()).max(1);
-        Self { case, masker, what, chunk, drift: Drift::default(), seen: HashMap::new() }
+        let (drift, seen, drifts) = (Drift::default(), HashMap::new(), HashMap::new());
+        Self { case, masker, what, partial, chunk, drift, seen, drifts }
     }
 
     /// How far the perturbed texts so far lie from the input, for the evidence.
@@ -55,12 +59,27 @@ impl<'a> Masked<'a> {
         Ok(json!(self.drift.against(labels, &self.case.logits)?))
     }
 
+    /// The same for the evaluations `asked` for alone; [`What::Kept`] knows them one by one.
+    ///
+    /// # Errors
+    /// Logits that are not finite.
+    pub(super) fn shift_over(&self, asked: &[Coalition]) -> Result<Value, ExplainError> {
+        let (mut drift, mut numbers) = (Drift::default(), HashMap::new());
+        for coalition in asked {
+            let number = numbers.entry(coalition).or_insert(0);
+            let of = self.drifts.get(coalition).and_then(|all| all.get(*number));
+            of.into_iter().for_each(|it| drift.join(it));
+            *number += 1;
+        }
+        Ok(json!(drift.against(&self.case.subject.model.labels, &self.case.logits)?))
+    }
+
     fn outputs_of(&self, logits: &[f32]) -> Result<Vec<f64>, ExplainError> {
         let labels = &self.case.subject.model.labels;
         let number = |holds: bool| f64::from(u8::from(holds));
         let decided = |logits: &[f32]| -> Result<Vec<bool>, ExplainError> {
-            let predicted = labels.predicted(logits)?;
-            Ok(self.case.targets.iter().map(|&target| target == predicted).collect())
+            let all = labels.decisions(logits)?;
+            Ok(self.case.targets.iter().map(|&target| all[target]).collect())
         };
         Ok(match self.what {
             What::Scalars => self.case.scalars(logits)?,
@@ -74,6 +93,15 @@ impl<'a> Masked<'a> {
                 decided(logits)?.iter().zip(of_input).map(|(now, then)| number(*now == then)).collect()
             }
         })
+    }
+
+    /// A deadline is one to an estimator only where its estimate so far is wanted.
+    fn stop(&self, error: ExplainError) -> Stop {
+        match error {
+            ExplainError::Deadline if self.partial => Stop::Deadline,
+            ExplainError::Cancelled => Stop::Cancelled,
+            other => Stop::Failed(Box::new(other)),
+        }
     }
 
     fn rows(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, ExplainError> {
@@ -91,14 +119,18 @@ impl<'a> Masked<'a> {
         let mut logits = logits.iter();
         let mut all = Vec::with_capacity(coalitions.len());
         for (coalition, count) in coalitions.iter().zip(counts) {
-            let mut mean = vec![0.0; self.outputs()];
+            let (mut mean, mut drift) = (vec![0.0; self.outputs()], Drift::default());
             for logits in logits.by_ref().take(count) {
                 let outputs = self.outputs_of(logits)?;
                 mean.iter_mut().zip(outputs).for_each(|(mean, it)| *mean += it / count as f64);
                 // The whole text is not perturbed.
                 if coalition.len() < coalition.players() {
-                    self.drift.add(labels, logits, 1.0)?;
+                    drift.add(labels, logits, 1.0)?;
                 }
+            }
+            self.drift.join(&drift);
+            if self.what == What::Kept {
+                self.drifts.entry(coalition.clone()).or_default().push(drift);
             }
             all.push(mean);
         }
@@ -116,11 +148,11 @@ impl Game for Masked<'_> {
     }
 
     fn evaluate(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, Stop> {
-        self.rows(coalitions).map_err(|error| match error {
-            ExplainError::Deadline => Stop::Deadline,
-            ExplainError::Cancelled => Stop::Cancelled,
-            other => Stop::Failed(Box::new(other)),
-        })
+        self.rows(coalitions).map_err(|error| self.stop(error))
+    }
+
+    fn check(&self) -> Result<(), Stop> {
+        self.case.lane.check().map_err(|stop| self.stop(stop.into()))
     }
 
     fn chunk(&self) -> usize {

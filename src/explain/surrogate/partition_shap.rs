@@ -12,9 +12,12 @@ use crate::{
     explain::{
         About, Case, Effort, ExplainError, Family, Finding, Method, Operation, Price, Removal, Subject,
         Typed,
-        estimators::{self, Hierarchy, Piece, Run},
+        estimators::{self, Begins, Hierarchy, Piece, Run},
     },
-    model::{Need, Output},
+    model::{
+        Need, Output,
+        text::{Granularity, features as divide},
+    },
 };
 
 /// The row of the registry.
@@ -94,20 +97,26 @@ impl PartitionShap {
 /// The hierarchy of the subject's features, in the order of the text.
 fn hierarchy(subject: &Subject<'_>) -> Result<Hierarchy, ExplainError> {
     let features = subject.features;
-    let word_sign = |sign: Option<char>| sign.is_some_and(char::is_alphanumeric);
-    // Words touch one another in scripts without spaces; only a feature that is one token may be part of a word.
-    let by_token = features.iter().all(|it| it.tokens.len() == 1);
+    let units = |granularity: &Granularity| -> Result<Vec<usize>, ExplainError> {
+        let mut unit_of = vec![0; subject.encoded.tokens.len()];
+        let units = divide(subject.encoded, granularity)
+            .map_err(|error| ExplainError::Internal(error.to_string()))?;
+        for (place, unit) in units.iter().enumerate() {
+            unit.tokens.iter().for_each(|&token| unit_of[token] = place);
+        }
+        Ok(unit_of)
+    };
+    let (words, sentences) = (units(&Granularity::Word)?, units(&Granularity::Sentence)?);
+    let begins = |at: usize| {
+        let before = at.checked_sub(1).and_then(|it| features[it].tokens.last());
+        match (before, features[at].tokens.first()) {
+            (Some(&before), Some(&own)) if sentences[before] != sentences[own] => Begins::Sentence,
+            (Some(&before), Some(&own)) if words[before] == words[own] => Begins::Part,
+            _ => Begins::Word,
+        }
+    };
     let pieces: Vec<Piece<'_>> = (0..features.len())
-        .map(|at| {
-            let own = text(subject, at);
-            let goes_on = by_token && at > 0 && {
-                let (before, it) = (&features[at - 1], &features[at]);
-                let letters =
-                    word_sign(text(subject, at - 1).chars().last()) && word_sign(own.chars().next());
-                before.segment == it.segment && before.end == it.start && letters
-            };
-            Piece { text: own, continues_word: goes_on, segment: features[at].segment }
-        })
+        .map(|at| Piece { text: text(subject, at), begins: begins(at), segment: features[at].segment })
         .collect();
     estimators::text_hierarchy(&pieces)
         .ok_or_else(|| ExplainError::Internal("a text without features".to_owned()))
