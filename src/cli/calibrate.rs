@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, Write},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -77,14 +78,18 @@ pub(super) fn run(arguments: &Calibrate) -> anyhow::Result<()> {
     let texts: Vec<Labelled> =
         logits.into_iter().zip(truths).map(|(logits, truth)| Labelled { logits, truth }).collect();
     let found = fit(&model.labels, &texts)?;
-    report(&model.labels, &found, texts.len(), cut);
-    if arguments.dry_run {
-        return Ok(());
-    }
+    // Written before anything is told, which fails where nobody reads it.
     let written = arguments.folder.join(SETTINGS_FILE);
-    let settings = Settings { temperature: found.temperature };
-    settings.write(&arguments.folder).with_context(|| format!("{} cannot be written", written.display()))?;
-    println!("written      {}", written.display());
+    if !arguments.dry_run {
+        let settings = Settings { temperature: found.temperature };
+        let failed = || format!("{} cannot be written", written.display());
+        settings.write(&arguments.folder).with_context(failed)?;
+    }
+    let out = &mut io::stdout().lock();
+    report(&model.labels, &found, texts.len(), cut, out)?;
+    if !arguments.dry_run {
+        writeln!(out, "written      {}", written.display())?;
+    }
     Ok(())
 }
 
@@ -128,11 +133,15 @@ fn evaluate(model: &Model, rows: Vec<Row>, workers: usize) -> anyhow::Result<Vec
     Ok(logits)
 }
 
-fn report(labels: &Labels, found: &Fit, texts: usize, cut: usize) {
+fn report(labels: &Labels, found: &Fit, texts: usize, cut: usize, out: &mut impl Write) -> io::Result<()> {
     let Fit { temperature, before, after } = found;
-    println!("texts        {texts}{}", if cut > 0 { format!(", {cut} of them cut") } else { String::new() });
-    println!("accuracy     {:.4}", before.accuracy);
-    println!("temperature  {:.4} -> {temperature:.4}", labels.temperature());
-    println!("NLL          {:.4} -> {:.4}", before.nll, after.nll);
-    println!("ECE          {:.4} -> {:.4}", before.ece, after.ece);
+    writeln!(
+        out,
+        "texts        {texts}{}",
+        if cut > 0 { format!(", {cut} of them cut") } else { String::new() }
+    )?;
+    writeln!(out, "accuracy     {:.4}", before.accuracy)?;
+    writeln!(out, "temperature  {:.4} -> {temperature:.4}", labels.temperature())?;
+    writeln!(out, "NLL          {:.4} -> {:.4}", before.nll, after.nll)?;
+    writeln!(out, "ECE          {:.4} -> {:.4}", before.ece, after.ece)
 }

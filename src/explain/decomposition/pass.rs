@@ -116,6 +116,9 @@ fn books(graph: &RelevanceGraph, row: &RelevanceRow, value: f64) -> Map<String, 
     evidence.insert("conservation_error".into(), json!(relevance + absorbed - value));
     evidence.insert("conservation_by_layer".into(), json!(layers));
     evidence.insert("substitutions".into(), json!(graph.substitutions));
+    if graph.own {
+        evidence.insert("own_graph".into(), json!(true));
+    }
     evidence
 }
 
