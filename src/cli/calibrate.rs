@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::{
     model::{
         Activation, Labels, Model, OpenSettings,
-        calibration::{Fit, Labelled, fit},
+        calibration::{CalibrationError, Fit, Labelled, fit},
         manifest::{SETTINGS_FILE, Settings},
         text::Caps,
     },
@@ -28,7 +28,8 @@ pub(super) struct Calibrate {
     /// A model folder
     folder: PathBuf,
     /// A file with one JSON object a line: `text`, `text_pair` for pairs, and `label` (a name or an index), or
-    /// `labels` (an array) where several may hold
+    /// `labels` (an array of names or indices) where several may hold. Of a model with a single label that holds or
+    /// not, `label` may say which: 1 or 0
     labelled: PathBuf,
     /// Print the fit and write nothing
     #[arg(long)]
@@ -49,7 +50,7 @@ struct Line {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a label is a name or an index, a whole number from 0 on")]
 enum Name {
     Index(usize),
     Name(String),
@@ -64,8 +65,13 @@ pub(super) fn run(arguments: &Calibrate) -> anyhow::Result<()> {
     let workers = granted_cores();
     let settings = OpenSettings { runtime: Runtime::load(Device::Cpu, 1)?, workers };
     let model = Model::open("model", &arguments.folder, &settings)?;
+    if model.labels.activation() == Activation::Identity {
+        return Err(CalibrationError::NoProbability.into());
+    }
     let file = arguments.labelled.display();
     let text = fs::read_to_string(&arguments.labelled).with_context(|| format!("{file} cannot be read"))?;
+    // Some editors put a mark in front of UTF-8.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let (mut rows, mut truths, mut cut) = (Vec::new(), Vec::new(), 0);
     for (number, line) in text.lines().enumerate().filter(|(_, it)| !it.trim().is_empty()) {
         let (row, truth, truncated) =
@@ -109,8 +115,16 @@ fn read(model: &Model, line: &str) -> anyhow::Result<(Row, Vec<bool>, bool)> {
         (None, None, _) => return Err(anyhow!("there is no `label`")),
     };
     let mut truth = vec![false; labels.len()];
-    for name in names {
-        truth[index(name)?] = true;
+    match (&line.label, labels.len(), labels.activation()) {
+        (Some(Name::Index(holds @ (0 | 1))), 1, Activation::Sigmoid) => truth[0] = *holds == 1,
+        (Some(Name::Index(_)), 1, Activation::Sigmoid) => {
+            return Err(anyhow!("the model has a single label: `label` is its name, 1 where it holds or 0"));
+        }
+        _ => {
+            for name in names {
+                truth[index(name)?] = true;
+            }
+        }
     }
     let encoded = model.tokenizer.encode(&line.text, line.text_pair.as_deref(), true, CAPS)?;
     Ok((encoded.row(), truth, encoded.truncated.is_some()))
