@@ -156,7 +156,7 @@ fn measure(
     Ok(Measured {
         all: perplexity(all),
         stayed: perplexity(stayed),
-        confidence: shift.confidence,
+        confidence: shift.confidence.expect("a classifier has a confidence"),
         energy: shift.energy,
     })
 }

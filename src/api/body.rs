@@ -118,7 +118,7 @@ impl Schema {
             return found;
         }
         for error in self.0.iter_errors(value) {
-            point(&error, &mut found);
+            point(&error, value, &mut found);
         }
         found.dedup();
         found
@@ -160,21 +160,29 @@ fn refusal(mut misfits: Vec<Pointed>) -> Problem {
     Problem::new(Kind::InvalidRequest, detail).pointing(misfits)
 }
 
-/// Adds what `error` says, one entry for each field that a client would have to change. The words never
-/// repeat the value, which may be a text.
-fn point(error: &ValidationError<'_>, found: &mut Vec<Pointed>) {
+/// Adds what `error` says of a part of `root`, one entry for each field that a client would have to change. The words
+/// never repeat the value, which may be a text.
+fn point(error: &ValidationError<'_>, root: &Value, found: &mut Vec<Pointed>) {
     let at = error.instance_path().as_str();
     match error.kind() {
         Misfit::AdditionalProperties { unexpected } | Misfit::UnevaluatedProperties { unexpected } => {
             let unknown = |name: &String| Pointed::new(below(at, name), "is not a known field");
             found.extend(unexpected.iter().map(unknown));
         }
+        // An object without properties refuses any field by the schema `false`, and names none.
+        Misfit::FalseSchema => match root.pointer(at).and_then(Value::as_object) {
+            Some(object) => {
+                let unknown = |name: &String| Pointed::new(below(at, name), "is not a known field");
+                found.extend(object.keys().map(unknown));
+            }
+            None => found.push(Pointed::new(at, words(error))),
+        },
         Misfit::Required { property } => {
             found.push(Pointed::new(below(at, property.as_str().unwrap_or_default()), "is required"));
         }
         Misfit::AnyOf { context } | Misfit::OneOfNotValid { context } => {
             match context.iter().filter(|it| !refuses_kind(it, at)).min_by_key(|it| it.len()) {
-                Some(nearest) => nearest.iter().for_each(|it| point(it, found)),
+                Some(nearest) => nearest.iter().for_each(|it| point(it, root, found)),
                 None => found.push(Pointed::new(at, forms(context).join(" and "))),
             }
         }
@@ -355,6 +363,21 @@ mod tests {
         let found = misfits(json!({ "inputs": "a", "seed": "a private text", "level": "a private text" }));
         assert_eq!(found.len(), 2);
         assert!(!found.concat().contains("private"));
+    }
+
+    #[test]
+    fn an_object_without_properties_names_each_field_that_it_does_not_know() {
+        let components = json!({ "schemas": { "Bare": {
+            "type": "object", "required": ["parameters"], "properties": {
+                "parameters": { "type": "object", "additionalProperties": false }
+            }
+        } } });
+        let schema = Schema::of_component("Bare", &components).unwrap();
+        let found = schema.misfits(&json!({ "parameters": { "steps": 3, "a/b": {} } }));
+        let pointers: Vec<&str> = found.iter().map(|it| it.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/parameters/steps", "/parameters/a~1b"]);
+        assert!(found.iter().all(|it| it.detail == "is not a known field"), "{found:?}");
+        assert!(schema.misfits(&json!({ "parameters": {} })).is_empty());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, Write},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use crate::{
     model::{
         Activation, Labels, Model, OpenSettings,
-        calibration::{Fit, Labelled, fit},
+        calibration::{CalibrationError, Fit, Labelled, fit},
         manifest::{SETTINGS_FILE, Settings},
         text::Caps,
     },
@@ -27,7 +28,8 @@ pub(super) struct Calibrate {
     /// A model folder
     folder: PathBuf,
     /// A file with one JSON object a line: `text`, `text_pair` for pairs, and `label` (a name or an index), or
-    /// `labels` (an array) where several may hold
+    /// `labels` (an array of names or indices) where several may hold. Of a model with a single label that holds or
+    /// not, `label` may say which: 1 or 0
     labelled: PathBuf,
     /// Print the fit and write nothing
     #[arg(long)]
@@ -48,7 +50,7 @@ struct Line {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a label is a name or an index, a whole number from 0 on")]
 enum Name {
     Index(usize),
     Name(String),
@@ -63,8 +65,13 @@ pub(super) fn run(arguments: &Calibrate) -> anyhow::Result<()> {
     let workers = granted_cores();
     let settings = OpenSettings { runtime: Runtime::load(Device::Cpu, 1)?, workers };
     let model = Model::open("model", &arguments.folder, &settings)?;
+    if model.labels.activation() == Activation::Identity {
+        return Err(CalibrationError::NoProbability.into());
+    }
     let file = arguments.labelled.display();
     let text = fs::read_to_string(&arguments.labelled).with_context(|| format!("{file} cannot be read"))?;
+    // Some editors put a mark in front of UTF-8.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let (mut rows, mut truths, mut cut) = (Vec::new(), Vec::new(), 0);
     for (number, line) in text.lines().enumerate().filter(|(_, it)| !it.trim().is_empty()) {
         let (row, truth, truncated) =
@@ -77,14 +84,18 @@ pub(super) fn run(arguments: &Calibrate) -> anyhow::Result<()> {
     let texts: Vec<Labelled> =
         logits.into_iter().zip(truths).map(|(logits, truth)| Labelled { logits, truth }).collect();
     let found = fit(&model.labels, &texts)?;
-    report(&model.labels, &found, texts.len(), cut);
-    if arguments.dry_run {
-        return Ok(());
-    }
+    // Written before anything is told, which fails where nobody reads it.
     let written = arguments.folder.join(SETTINGS_FILE);
-    let settings = Settings { temperature: found.temperature };
-    settings.write(&arguments.folder).with_context(|| format!("{} cannot be written", written.display()))?;
-    println!("written      {}", written.display());
+    if !arguments.dry_run {
+        let settings = Settings { temperature: found.temperature };
+        let failed = || format!("{} cannot be written", written.display());
+        settings.write(&arguments.folder).with_context(failed)?;
+    }
+    let out = &mut io::stdout().lock();
+    report(&model.labels, &found, texts.len(), cut, out)?;
+    if !arguments.dry_run {
+        writeln!(out, "written      {}", written.display())?;
+    }
     Ok(())
 }
 
@@ -104,8 +115,16 @@ fn read(model: &Model, line: &str) -> anyhow::Result<(Row, Vec<bool>, bool)> {
         (None, None, _) => return Err(anyhow!("there is no `label`")),
     };
     let mut truth = vec![false; labels.len()];
-    for name in names {
-        truth[index(name)?] = true;
+    match (&line.label, labels.len(), labels.activation()) {
+        (Some(Name::Index(holds @ (0 | 1))), 1, Activation::Sigmoid) => truth[0] = *holds == 1,
+        (Some(Name::Index(_)), 1, Activation::Sigmoid) => {
+            return Err(anyhow!("the model has a single label: `label` is its name, 1 where it holds or 0"));
+        }
+        _ => {
+            for name in names {
+                truth[index(name)?] = true;
+            }
+        }
     }
     let encoded = model.tokenizer.encode(&line.text, line.text_pair.as_deref(), true, CAPS)?;
     Ok((encoded.row(), truth, encoded.truncated.is_some()))
@@ -128,11 +147,15 @@ fn evaluate(model: &Model, rows: Vec<Row>, workers: usize) -> anyhow::Result<Vec
     Ok(logits)
 }
 
-fn report(labels: &Labels, found: &Fit, texts: usize, cut: usize) {
+fn report(labels: &Labels, found: &Fit, texts: usize, cut: usize, out: &mut impl Write) -> io::Result<()> {
     let Fit { temperature, before, after } = found;
-    println!("texts        {texts}{}", if cut > 0 { format!(", {cut} of them cut") } else { String::new() });
-    println!("accuracy     {:.4}", before.accuracy);
-    println!("temperature  {:.4} -> {temperature:.4}", labels.temperature());
-    println!("NLL          {:.4} -> {:.4}", before.nll, after.nll);
-    println!("ECE          {:.4} -> {:.4}", before.ece, after.ece);
+    writeln!(
+        out,
+        "texts        {texts}{}",
+        if cut > 0 { format!(", {cut} of them cut") } else { String::new() }
+    )?;
+    writeln!(out, "accuracy     {:.4}", before.accuracy)?;
+    writeln!(out, "temperature  {:.4} -> {temperature:.4}", labels.temperature())?;
+    writeln!(out, "NLL          {:.4} -> {:.4}", before.nll, after.nll)?;
+    writeln!(out, "ECE          {:.4} -> {:.4}", before.ece, after.ece)
 }

@@ -1,11 +1,14 @@
 //! `explaind export DIR --graph GRAPH --out FILE`: writes a derived graph as an ONNX file.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use anyhow::{Context, anyhow};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, error::ErrorKind};
 
-use super::inspect::compiled;
 use crate::{
     compile::{
         self, composite::Composite, graph::Graph, onnx::note::with_note, refusal::Refusal,
@@ -13,10 +16,11 @@ use crate::{
     },
     model::{
         Manifest,
-        derived::DIGEST_KEY,
-        relevance::{self, SUBSTITUTIONS_KEY},
+        derived::{self, DIGEST_KEY},
+        graphs,
+        relevance::{self, COMPOSITE_KEY, SUBSTITUTIONS_KEY},
     },
-    runtime::{Device, Runtime},
+    runtime::{Device, Runtime, SharedWeights},
 };
 
 /// What to write.
@@ -27,10 +31,10 @@ pub(super) struct Export {
     /// Which derived graph
     #[arg(long, value_enum)]
     graph: Which,
-    /// For a relevance graph: lrp-0, epsilon, gamma, alpha-beta, z-plus, cp-lrp, attn-lrp, deep-taylor or
-    /// deep-taylor-box
-    #[arg(long, default_value = "attn-lrp", value_parser = composite)]
-    composite: Composite,
+    /// For a relevance graph: lrp-0, epsilon, gamma, alpha-beta, z-plus, cp-lrp, attn-lrp (the default), deep-taylor
+    /// or deep-taylor-box
+    #[arg(long, value_parser = composite)]
+    composite: Option<Composite>,
     /// The file to write; named after its graph in the model folder, such as `gradient.onnx`, it is used at the
     /// next start
     #[arg(long)]
@@ -60,12 +64,20 @@ fn composite(slug: &str) -> Result<Composite, String> {
     found.ok_or_else(|| format!("composites are {}", Composite::ALL.map(Composite::slug).join(", ")))
 }
 
-/// Derives, measures and writes the graph; a graph that is wrong is not written.
+/// Derives, measures and writes the graph; a graph that is wrong is not written. What the folder brings itself is not
+/// looked at.
 pub(super) fn run(arguments: &Export) -> anyhow::Result<()> {
-    let compiled = compiled(&arguments.folder)?;
+    if arguments.composite.is_some() && !matches!(arguments.graph, Which::Relevance) {
+        let detail = "--composite goes with `--graph relevance`: no other graph has a composite\n";
+        return Err(clap::Error::raw(ErrorKind::ArgumentConflict, detail).into());
+    }
+    let runtime = Runtime::load(Device::Cpu, 1)?;
     let manifest = Manifest::read(&arguments.folder, None)?;
+    let graph = graphs::read(&manifest.graph)
+        .map_err(|reason| anyhow!("{} cannot be read: {reason}", manifest.graph.display()))?;
+    let compiled = derived::compile(graph, &runtime, &SharedWeights::default(), &manifest)?;
     let made_here: Relevance;
-    let mut notes = None;
+    let mut notes = vec![(DIGEST_KEY, manifest.digest()?)];
     let graph: &Graph = match arguments.graph {
         Which::Gradient => &compiled.gradient.as_ref().map_err(|it| refused("gradient", it))?.graph,
         Which::Attention => &compiled.attention.as_ref().map_err(|it| refused("attention", it))?.graph,
@@ -73,20 +85,24 @@ pub(super) fn run(arguments: &Export) -> anyhow::Result<()> {
             &compiled.intervention.as_ref().map_err(|it| refused("intervention", it))?.cut.graph
         }
         Which::Relevance => {
-            let runtime = Runtime::load(Device::Cpu, 1)?;
-            let made = relevance::measured(&compiled, arguments.composite, &manifest, &runtime);
+            let composite = arguments.composite.unwrap_or(Composite::AttnLrp);
+            let made = relevance::measured(&compiled, composite, &manifest, &runtime);
             made_here = made.map_err(|it| refused("relevance", &it))?;
-            notes = Some(made_here.substitutions.join("\n"));
+            notes.push((COMPOSITE_KEY, composite.slug().to_owned()));
+            notes.push((SUBSTITUTIONS_KEY, made_here.substitutions.join("\n")));
             &made_here.graph
         }
     };
-    let mut bytes = with_note(compile::write(graph), DIGEST_KEY, &manifest.digest()?);
-    if let Some(notes) = notes {
-        bytes = with_note(bytes, SUBSTITUTIONS_KEY, &notes);
-    }
+    let bytes = notes.iter().fold(compile::write(graph), |bytes, (key, value)| with_note(bytes, key, value));
     fs::write(&arguments.out, &bytes)
         .with_context(|| format!("{} cannot be written", arguments.out.display()))?;
-    println!("{}: {} nodes, {} bytes", arguments.out.display(), graph.nodes.len(), bytes.len());
+    writeln!(
+        io::stdout(),
+        "{}: {} nodes, {} bytes",
+        arguments.out.display(),
+        graph.nodes.len(),
+        bytes.len()
+    )?;
     Ok(())
 }
 

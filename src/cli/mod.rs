@@ -6,7 +6,11 @@ mod inspect;
 mod openapi;
 mod serve;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io::{self, ErrorKind},
+    process::ExitCode,
+};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -57,13 +61,19 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
         Ok(Command::Openapi) => openapi::run(),
         Err(error) => error.exit(),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+    done.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    if let Some(usage) = error.downcast_ref::<clap::Error>() {
+        usage.exit();
     }
+    // Whoever read the output has read enough.
+    if error.downcast_ref::<io::Error>().is_some_and(|it| it.kind() == ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
 }
 
 fn told_wrongly(error: &ConfigError) -> ExitCode {

@@ -1,6 +1,10 @@
 //! `explaind serve`: listens, opens the models, answers, and leaves in order.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::Instant,
+};
 
 use anyhow::{Context, anyhow, bail};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +22,8 @@ use crate::{
 pub(super) fn run(settings: Settings, listing: &[Setting]) -> anyhow::Result<()> {
     if settings.check_config {
         Keys::read(&settings.listen)?;
-        listing.iter().for_each(|it| println!("{it}"));
+        let out = &mut io::stdout().lock();
+        listing.iter().try_for_each(|it| writeln!(out, "{it}"))?;
         return Ok(());
     }
     telemetry::start_logging(&settings.log).map_err(|error| anyhow!(error))?;
@@ -118,10 +123,13 @@ fn accompany(
     }
 }
 
-/// What a person who just started the service wants to read.
+/// What a person who just started the service wants to read; nobody has to.
 fn greet(address: &str) {
     info!(address, "ready");
-    println!("explaind answers at http://{address}, its documentation is http://{address}/docs. Try:\n");
-    println!("  curl -s http://{address}/explain/leave-one-out -H 'content-type: application/json' \\");
-    println!("    -d '{{\"inputs\": \"{EXAMPLE}\"}}'\n");
+    let _ = write!(
+        io::stdout(),
+        "explaind answers at http://{address}, its documentation is http://{address}/docs. Try:\n\n  \
+         curl -s http://{address}/explain/leave-one-out -H 'content-type: application/json' \\\n    \
+         -d '{{\"inputs\": \"{EXAMPLE}\"}}'\n\n"
+    );
 }

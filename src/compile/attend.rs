@@ -43,33 +43,50 @@ pub struct AttentionDerived {
 }
 
 impl AttentionDerived {
-    /// Derives and measures the graph of `compiled`, or measures one that was made elsewhere. Probabilities alone need
-    /// no rule, and are read where no gradient can be had.
+    /// Derives and measures the graph of `compiled`. Probabilities alone need no rule, and are read where no gradient can
+    /// be had.
     ///
     /// # Errors
     /// There is no attention, or what was measured of the probabilities.
-    pub fn of(
+    pub fn of(compiled: &Compiled, known: &Known, evaluate: Evaluate<'_>) -> Result<Self, Refusal> {
+        let layers = &compiled.anatomy.attention;
+        let whole = attention(&compiled.forward, layers);
+        whole.and_then(|graph| Self::measured(compiled, graph, Ok(()), known, evaluate)).or_else(|refusal| {
+            let graph = reading(&compiled.forward, layers)?;
+            Self::measured(compiled, graph, Err(refusal), known, evaluate)
+        })
+    }
+
+    /// Measures a graph of `compiled` that was made elsewhere; one without gradients will do where none can be had.
+    ///
+    /// # Errors
+    /// What was measured, or that gradients are missing.
+    pub fn given(
         compiled: &Compiled,
-        given: Option<Graph>,
+        graph: Graph,
         known: &Known,
         evaluate: Evaluate<'_>,
     ) -> Result<Self, Refusal> {
-        let layers = &compiled.anatomy.attention;
-        let measured = |graph: Graph, gradient: Result<(), Refusal>| {
-            let measures = measure(known, compiled, (&graph, layers.len(), gradient.is_ok()), evaluate)?;
-            Ok(Self { graph, measures, gradient })
+        let gradient = match graph.input(COTANGENT) {
+            Some(_) => Ok(()),
+            None => match attention(&compiled.forward, &compiled.anatomy.attention) {
+                Ok(_) => return Err(Refusal::new(Code::Output, "it has no gradients, which can be derived")),
+                Err(refusal) => Err(refusal),
+            },
         };
-        let whole = match &given {
-            Some(graph) => Ok(graph.clone()),
-            None => attention(&compiled.forward, layers),
-        };
-        whole.and_then(|graph| measured(graph, Ok(()))).or_else(|refusal| {
-            let graph = match &given {
-                Some(graph) => forward(graph),
-                None => reading(&compiled.forward, layers)?,
-            };
-            measured(graph, Err(refusal))
-        })
+        Self::measured(compiled, graph, gradient, known, evaluate)
+    }
+
+    fn measured(
+        compiled: &Compiled,
+        graph: Graph,
+        gradient: Result<(), Refusal>,
+        known: &Known,
+        evaluate: Evaluate<'_>,
+    ) -> Result<Self, Refusal> {
+        let layers = compiled.anatomy.attention.len();
+        let measures = measure(known, compiled, (&graph, layers, gradient.is_ok()), evaluate)?;
+        Ok(Self { graph, measures, gradient })
     }
 }
 

@@ -76,6 +76,19 @@ pub struct Compiled {
     pub intervention: Result<Intervention, Refusal>,
     /// The attention graph, with gradients where rules allow it, or what stands in its way.
     pub attention: Result<AttentionDerived, Refusal>,
+    /// What became of graphs that were made elsewhere.
+    pub elsewhere: Elsewhere,
+}
+
+/// Graphs that were made elsewhere: taken, or why not; `None` where none was given.
+#[derive(Debug, Clone, Default)]
+pub struct Elsewhere {
+    /// The gradient graph.
+    pub gradient: Option<Result<(), Refusal>>,
+    /// The intervention graph.
+    pub intervention: Option<Result<(), Refusal>>,
+    /// The attention graph.
+    pub attention: Option<Result<(), Refusal>>,
 }
 
 /// Derived graphs that were made elsewhere, and what those that are made here may hold.
@@ -115,6 +128,19 @@ impl Intervention {
     }
 }
 
+/// What was made elsewhere, if there is one and it is admitted; what is made here otherwise. And what became of the former.
+fn either<G, T>(
+    given: Option<G>,
+    admit: impl Fn(G) -> Result<T, Refusal>,
+    make: impl FnOnce(&dyn Fn(G) -> Result<T, Refusal>) -> Result<T, Refusal>,
+) -> (Result<T, Refusal>, Option<Result<(), Refusal>>) {
+    match given.map(&admit) {
+        Some(Ok(taken)) => (Ok(taken), Some(Ok(()))),
+        Some(Err(refusal)) => (make(&admit), Some(Err(refusal))),
+        None => (make(&admit), None),
+    }
+}
+
 fn not_yet() -> Refusal {
     Refusal::new(Code::Path, "not derived yet")
 }
@@ -136,7 +162,8 @@ impl Compiled {
         Self::with(original, Given::default(), hints, evaluate)
     }
 
-    /// As [`Compiled::open`], with derived graphs that were made elsewhere; they are measured all the same.
+    /// As [`Compiled::open`], with derived graphs that were made elsewhere. They are measured all the same, and one that
+    /// does not measure up is derived here.
     ///
     /// # Errors
     /// As [`Compiled::open`].
@@ -154,29 +181,40 @@ impl Compiled {
             Err(refusal) => {
                 // Whatever is read off a wrong export, or off one branch of two, is wrong.
                 (it.gradient, it.intervention) = (Err(refusal.clone()), Err(refusal.clone()));
-                (it.attention, it.wrong) = (Err(refusal.clone()), Some(refusal));
+                (it.attention, it.wrong) = (Err(refusal.clone()), Some(refusal.clone()));
+                let refused = |given: Option<Graph>| given.map(|_| Err(refusal.clone()));
+                it.elsewhere = Elsewhere {
+                    gradient: refused(given.gradient),
+                    intervention: refused(given.intervention),
+                    attention: refused(given.attention),
+                };
                 return Ok(it);
             }
         };
-        let gradient = match given.gradient {
-            Some(graph) => Ok(graph),
-            None => derive::gradient_with(&it.forward, given.kernels).map(|it| it.0),
-        };
-        it.gradient = gradient.and_then(|graph| {
-            let measures = measure::measure((&export, &lengths), &it, &graph, evaluate)?;
-            Ok(Derived { graph, measures })
-        });
-        let intervention = match given.intervention {
-            Some(graph) => Ok(Cut { graph, facts: facts::Facts::default() }),
-            None => intervene::intervention(&it.forward, &it.anatomy.hidden_states),
-        };
+        let (gradient, taken) = either(
+            given.gradient,
+            |graph| {
+                let measures = measure::measure((&export, &lengths), &it, &graph, evaluate)?;
+                Ok(Derived { graph, measures })
+            },
+            |admit| derive::gradient_with(&it.forward, given.kernels).and_then(|made| admit(made.0)),
+        );
+        (it.gradient, it.elsewhere.gradient) = (gradient, taken);
         let known = Known::of(&original, &it, hints, evaluate);
-        it.intervention = intervention.and_then(|cut| {
-            Intervention::of(cut, known.as_ref().map_err(Clone::clone)?, it.raised, evaluate)
-        });
         let known = known.as_ref().map_err(Clone::clone);
+        let (intervention, taken) = either(
+            given.intervention.map(|graph| Cut { graph, facts: facts::Facts::default() }),
+            |cut| Intervention::of(cut, known.clone()?, it.raised, evaluate),
+            |admit| intervene::intervention(&it.forward, &it.anatomy.hidden_states).and_then(admit),
+        );
+        (it.intervention, it.elsewhere.intervention) = (intervention, taken);
         it.lean = known.as_ref().ok().and_then(|known| lean::forward(&it, known, evaluate));
-        it.attention = known.and_then(|known| AttentionDerived::of(&it, given.attention, known, evaluate));
+        let (attention, taken) = either(
+            given.attention,
+            |graph| AttentionDerived::given(&it, graph, known.clone()?, evaluate),
+            |_| AttentionDerived::of(&it, known.clone()?, evaluate),
+        );
+        (it.attention, it.elsewhere.attention) = (attention, taken);
         Ok(it)
     }
 
@@ -228,6 +266,7 @@ impl Compiled {
             gradient,
             intervention,
             attention,
+            elsewhere: Elsewhere::default(),
         })
     }
 

@@ -41,4 +41,3 @@ pub use request::{
     TargetSpec, Unit,
 };
 pub use run::{Arrival, explain, explain_within};
-pub use targets::KEYWORDS;

@@ -1,7 +1,7 @@
 //! Where the labels are chosen whose scores are explained, before and after the prediction is known.
 
 use super::{ExplainError, Misfit, OneTarget, TargetSpec};
-use crate::model::Labels;
+use crate::model::{ALL, Labels, PREDICTED};
 
 /// Whose scores are explained, each label once.
 #[derive(Debug, PartialEq)]
@@ -15,11 +15,6 @@ pub(super) enum One {
     Index(usize),
     Predicted,
 }
-
-/// Words with a meaning of their own: a label of that name is asked for by its index.
-pub const KEYWORDS: [&str; 2] = [PREDICTED, ALL];
-const PREDICTED: &str = "predicted";
-const ALL: &str = "all";
 
 impl Targets {
     /// What the request says, as far as the labels tell.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::{Manifest, Unavailable, Words, graphs};
+use super::{
+    Manifest, Unavailable, Words, graphs,
+    own::{Noted, OwnGraph},
+};
 use crate::{
     compile::{
         Compiled, Given,
@@ -12,7 +13,6 @@ use crate::{
         graph::{Element as Stored, Graph as Ir, Tensor as Constant},
         lean,
         measure::Measures,
-        onnx::note::note,
         probe::{Batch, Hints},
         refusal::{Code, Refusal},
     },
@@ -45,8 +45,7 @@ pub struct GradientGraph {
     pub measures: Measures,
 }
 
-/// The key under which a graph that was written to a file notes the digest of its model.
-pub const DIGEST_KEY: &str = "explaind.model.sha256";
+pub use super::own::DIGEST_KEY;
 
 /// What a model's derived graphs share while it is opened.
 pub(super) struct Bench<'a> {
@@ -60,11 +59,8 @@ pub(super) struct Bench<'a> {
     pub layout: &'a Layout,
 }
 
-/// Finds a model's structure and derives its graphs; sessions that probe and measure share `weights`. A graph in the folder that is
-/// called after its kind (`gradient.onnx`, `intervention.onnx`, `attention.onnx`) is taken instead of deriving one when it carries the
-/// model's digest; it is measured like a derived one.
-///
-/// What is derived here can be exported.
+/// Finds a model's structure and derives its graphs; sessions that probe and measure share `weights`. What is derived
+/// here can be exported.
 ///
 /// # Errors
 /// The compiler's refusal, every node that stands in the way.
@@ -74,60 +70,61 @@ pub fn compile(
     weights: &SharedWeights,
     manifest: &Manifest,
 ) -> Result<Compiled, Refusal> {
-    compile_for(graph, runtime, weights, manifest, false)
+    let evaluate = |graph: &Ir, batches: &[Batch]| evaluate(runtime, weights, graph, batches);
+    Compiled::open(graph, &hints(manifest), &evaluate)
 }
 
-/// As [`compile`], for this process alone: on a processor, the gradient graph holds the runtime's own operators.
+/// As [`compile`], for this process alone: on a processor, the gradient graph holds the runtime's own operators. A graph
+/// in the folder that is called after its kind (`gradient.onnx`, `intervention.onnx`, `attention.onnx`) and notes the
+/// model's digest is taken instead of deriving one, if it measures up.
 ///
 /// # Errors
 /// As [`compile`].
-pub(super) fn compile_to_serve(
+pub fn compile_to_serve(
     graph: Ir,
     runtime: &Runtime,
     weights: &SharedWeights,
     manifest: &Manifest,
-) -> Result<Compiled, Refusal> {
-    compile_for(graph, runtime, weights, manifest, runtime.device == Device::Cpu)
+) -> Result<(Compiled, Vec<OwnGraph>), Refusal> {
+    let evaluate = |graph: &Ir, batches: &[Batch]| evaluate(runtime, weights, graph, batches);
+    let mut own = Vec::new();
+    let mut take = |name: &str| match Noted::read(manifest, name)?.and_then(|it| it.graph()) {
+        Ok(graph) => Some(graph),
+        Err(reason) => {
+            own.push(OwnGraph::of(manifest, name, Err(reason)));
+            None
+        }
+    };
+    let given = Given {
+        kernels: runtime.device == Device::Cpu,
+        gradient: take(GRADIENT),
+        intervention: take(INTERVENTION),
+        attention: take(ATTENTION),
+    };
+    let mut compiled = Compiled::with(graph, given, &hints(manifest), &evaluate)?;
+    let mut told = |name: &str, became: Option<Result<(), Refusal>>, missing: Option<&mut Refusal>| {
+        let Some(became) = became else { return };
+        if let (Err(refusal), Some(missing)) = (&became, missing) {
+            let file = manifest.folder.join(name);
+            missing.reason = format!("{}; {} is not used, {refusal}", missing.reason, file.display());
+        }
+        own.push(OwnGraph::of(manifest, name, became.map_err(|it| it.to_string())));
+    };
+    let elsewhere = std::mem::take(&mut compiled.elsewhere);
+    told(GRADIENT, elsewhere.gradient, compiled.gradient.as_mut().err());
+    told(INTERVENTION, elsewhere.intervention, compiled.intervention.as_mut().err());
+    told(ATTENTION, elsewhere.attention, compiled.attention.as_mut().err());
+    Ok((compiled, own))
 }
 
-fn compile_for(
-    graph: Ir,
-    runtime: &Runtime,
-    weights: &SharedWeights,
-    manifest: &Manifest,
-    kernels: bool,
-) -> Result<Compiled, Refusal> {
-    let evaluate = |graph: &Ir, batches: &[Batch]| evaluate(runtime, weights, graph, batches);
-    let hints = hints(manifest);
-    let given = Given {
-        kernels,
-        gradient: exported(manifest, "gradient.onnx").map(|it| it.0),
-        intervention: exported(manifest, "intervention.onnx").map(|it| it.0),
-        attention: exported(manifest, "attention.onnx").map(|it| it.0),
-    };
-    Compiled::with(graph, given, &hints, &evaluate)
-}
+/// Files of the folder that may hold derived graphs.
+const GRADIENT: &str = "gradient.onnx";
+const INTERVENTION: &str = "intervention.onnx";
+const ATTENTION: &str = "attention.onnx";
 
 /// What the folder says that the graph does not.
 pub fn hints(manifest: &Manifest) -> Hints {
     Hints { pad: manifest.special.pad.map(i64::from), eos: manifest.special.sep.map(i64::from) }
-}
-
-/// The folder's own graph of this name, if there is one and it belongs to this very model; and its file.
-pub(super) fn exported(manifest: &Manifest, name: &str) -> Option<(Ir, Bytes)> {
-    let path = manifest.folder.join(name);
-    let file: Bytes = std::fs::read(&path).ok()?.into();
-    if note(&file, DIGEST_KEY)? != manifest.digest().ok()? {
-        tracing::warn!(file = %path.display(), "belongs to another model and is not used");
-        return None;
-    }
-    match crate::compile::read(file.clone(), &crate::compile::no_external) {
-        Ok(graph) => Some((graph, file)),
-        Err(error) => {
-            tracing::warn!(file = %path.display(), %error, "is not used");
-            None
-        }
-    }
 }
 
 /// Opens the model behind its word embedding.
@@ -149,7 +146,7 @@ pub(super) fn embedded(compiled: &Compiled, bench: &Bench<'_>) -> Result<Embedde
 ///
 /// # Errors
 /// A table that is not made of floating-point numbers.
-pub(super) fn words((_, embedded): &(Compiled, EmbeddedGraph)) -> Result<Arc<Words>, Unavailable> {
+pub(super) fn words(embedded: &EmbeddedGraph) -> Result<Arc<Words>, Unavailable> {
     let odd =
         || unavailable(Code::Embedding, "the word embedding holds no floating-point numbers".to_owned());
     if embedded.words.count() == 0 { Err(odd()) } else { Ok(embedded.words.clone()) }

@@ -12,6 +12,11 @@ pub struct Labels {
     temperature: f64,
 }
 
+/// In a request, the label that the model predicts. A label of this name is asked for by its index.
+pub const PREDICTED: &str = "predicted";
+/// In a request, every label. A label of this name is asked for by its index.
+pub const ALL: &str = "all";
+
 /// How a row of logits becomes a row of scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -10,6 +10,7 @@ pub mod labels;
 pub mod manifest;
 mod need;
 mod open;
+mod own;
 pub mod relevance;
 mod shelf;
 pub mod text;
@@ -21,10 +22,11 @@ pub use attention::AttentionGraph;
 pub use derived::{EmbeddedGraph, GradientGraph};
 pub use fill_mask::FillMask;
 pub use intervention::{InterventionGraph, Restart};
-pub use labels::{Activation, Labels, Output, ScoreError, TargetError};
+pub use labels::{ALL, Activation, Labels, Output, PREDICTED, ScoreError, TargetError};
 pub use manifest::{Manifest, ManifestError, SpecialTokens};
 pub use need::{Need, Unavailable};
-pub use open::{OpenError, OpenSettings};
+pub use open::{OpenError, OpenSettings, Opening};
+pub use own::OwnGraph;
 pub use relevance::{RelevanceGraph, RelevanceGraphs, RelevanceRow};
 pub use shelf::{Entry, Shelf};
 pub use words::Words;
@@ -66,6 +68,8 @@ pub struct Model {
     pub fill_mask: Result<FillMask, Unavailable>,
     /// The relevance graphs, or why there are none.
     pub relevance: Result<RelevanceGraphs, Unavailable>,
+    /// Derived graphs that the folder brings itself, but for relevance graphs.
+    own: Vec<OwnGraph>,
     /// What a caller should know beside the numbers.
     pub warnings: Vec<String>,
 }
@@ -167,6 +171,13 @@ impl Model {
                 Err(error)
             }
         }
+    }
+
+    /// Derived graphs that the folder brings itself: those in use, and why others are not. A relevance graph is measured
+    /// when it is first asked for.
+    pub fn own_graphs(&self) -> Vec<OwnGraph> {
+        let relevance = self.relevance.as_ref().map_or(Vec::new(), RelevanceGraphs::own);
+        [self.own.clone(), relevance].concat()
     }
 
     /// The relevance graph of a composite; the first call for each takes as long as opening a model.

@@ -3,13 +3,12 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    Activation, EmbeddedGraph, Manifest, ManifestError, Model, RelevanceGraphs, attention, derived,
-    fill_mask, graphs, intervention,
+    ALL, Activation, Manifest, ManifestError, Model, OwnGraph, PREDICTED, RelevanceGraphs, Unavailable,
+    attention, derived, fill_mask, graphs, intervention,
     manifest::Side,
     text::{Tokenizer, TokenizerError},
 };
-use crate::compile::{Compiled, locate::Logits, refusal::Code};
-use crate::explain::KEYWORDS;
+use crate::compile::{self, Compiled, locate::Logits, refusal::Code};
 use crate::runtime::{
     Dim, Element, Graph, InputSlot, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind,
     Role, Row, Runtime, RuntimeError, Session, SharedWeights,
@@ -72,36 +71,70 @@ pub enum OpenError {
     },
 }
 
+/// A folder that was read, and what the compiler made of its graph.
+pub struct Opening {
+    /// What the folder says.
+    pub manifest: Manifest,
+    /// The folder's graph. One that the compiler cannot read may still run: only derived graphs are missing then.
+    pub graph: Result<compile::graph::Graph, String>,
+    /// The model's structure and its derived graphs, or why there are none.
+    pub compiled: Result<Compiled, Unavailable>,
+    /// Derived graphs that the folder brings itself, but for relevance graphs.
+    pub own: Vec<OwnGraph>,
+    weights: SharedWeights,
+}
+
+impl Opening {
+    /// Reads the folder and derives its graphs.
+    ///
+    /// # Errors
+    /// A file of the folder is missing or wrong.
+    pub fn read(folder: &Path, runtime: &Runtime) -> Result<Self, ManifestError> {
+        let manifest = Manifest::read(folder, None)?;
+        let graph = graphs::read(&manifest.graph);
+        let weights = SharedWeights::default();
+        let compiled = match &graph {
+            Ok(graph) => derived::compile_to_serve(graph.clone(), runtime, &weights, &manifest)
+                .map_err(derived::refused),
+            Err(reason) => Err(derived::unavailable(Code::Run, reason.clone())),
+        };
+        let (compiled, own) = match compiled {
+            Ok((compiled, own)) => (Ok(compiled), own),
+            Err(missing) => (Err(missing), Vec::new()),
+        };
+        Ok(Self { manifest, graph, compiled, own, weights })
+    }
+}
+
 impl Model {
     /// Opens the folder under a name.
     ///
     /// # Errors
     /// [`OpenError`], one clear reason.
     pub fn open(name: &str, folder: &Path, settings: &OpenSettings) -> Result<Self, OpenError> {
-        let manifest = Manifest::read(folder, None)?;
+        Self::of(name, &Opening::read(folder, &settings.runtime)?, settings)
+    }
+
+    /// Starts the sessions of a folder that was read.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn of(name: &str, opening: &Opening, settings: &OpenSettings) -> Result<Self, OpenError> {
+        let Opening { manifest, graph: read, compiled, own, weights } = opening;
         let file = manifest.graph.display().to_string();
         let unusable = |cause| OpenError::Tokenizer { file: manifest.tokenizer.display().to_string(), cause };
-        let mut tokenizer = Tokenizer::open(&manifest).map_err(unusable)?;
         let failed = |cause| OpenError::Graph { file: file.clone(), cause };
         let odd = |detail| OpenError::NotAClassifier { file: file.clone(), detail };
-
-        // A file that the compiler cannot read may still run: only derived graphs are missing then.
-        let read = graphs::read(&manifest.graph);
-        let weights = SharedWeights::default();
-        let compiled = match &read {
-            Ok(graph) => derived::compile_to_serve(graph.clone(), &settings.runtime, &weights, &manifest)
-                .map_err(derived::refused),
-            Err(reason) => Err(derived::unavailable(Code::Run, reason.clone())),
-        };
-        if let Ok(compiled) = &compiled {
+        let mut tokenizer = Tokenizer::open(manifest).map_err(unusable)?;
+        if let Ok(compiled) = compiled {
             tokenizer = tokenizer.within(compiled.embedding.vocabulary).map_err(unusable)?;
         }
         let mut warnings = Vec::new();
-        if let Ok(Compiled { logits: Logits { activation: Some(activation), value, .. }, .. }) = &compiled {
+        if let Ok(Compiled { logits: Logits { activation: Some(activation), value, .. }, .. }) = compiled {
             warnings
                 .push(format!("the graph ends in {activation}; logits are the values before it, `{value}`, and scores after it"));
         }
-        let graph = match (&read, &compiled) {
+        let graph = match (read, compiled) {
             (_, Ok(Compiled { lean: Some(lean), .. })) => graphs::runnable(lean),
             (Ok(graph), Ok(compiled)) if compiled.logits.activation.is_some() => {
                 // What the compiler made of the graph may have lost a branch; the value may be one that it made.
@@ -113,19 +146,13 @@ impl Model {
             (Err(_), _) => Graph::file(&manifest.graph),
         };
         let session =
-            Session::open(&settings.runtime, &graph, &weights, Optimise::Everything).map_err(failed)?;
-        let layout = layout(&session.inputs(), &session.outputs(), &manifest).map_err(odd)?;
+            Session::open(&settings.runtime, &graph, weights, Optimise::Everything).map_err(failed)?;
+        let layout = layout(&session.inputs(), &session.outputs(), manifest).map_err(odd)?;
         let precision = precision(&session, &layout);
         drop(session);
-        let forward = Program::open(
-            &settings.runtime,
-            &graph,
-            &weights,
-            ProgramKind::Forward,
-            layout,
-            settings.workers,
-        )
-        .map_err(failed)?;
+        let forward =
+            Program::open(&settings.runtime, &graph, weights, ProgramKind::Forward, layout, settings.workers)
+                .map_err(failed)?;
         let (mut forward, width) = learn_width(forward, &tokenizer).map_err(failed)?;
         let shortest = Row::of(tokenizer.shortest_ids(), None);
         let pads = forward.layout.padding != Padding::Never;
@@ -143,7 +170,7 @@ impl Model {
             Some(activation) => labels.activated(activation),
             None => labels,
         };
-        for word in KEYWORDS.into_iter().filter(|word| labels.names().iter().any(|it| it == word)) {
+        for word in [PREDICTED, ALL].into_iter().filter(|word| labels.names().iter().any(|it| it == word)) {
             warnings
                 .push(format!("as a target, `{word}` is no label: ask for the label `{word}` by its index"));
         }
@@ -154,23 +181,22 @@ impl Model {
             );
         }
         let (runtime, workers, layout) = (&settings.runtime, settings.workers, &forward.layout);
-        let bench = derived::Bench { runtime, weights: &weights, workers, layout };
+        let bench = derived::Bench { runtime, weights, workers, layout };
         let digest = manifest.digest()?;
         let relevance = compiled
             .as_ref()
             .map_err(Clone::clone)
             .and_then(|compiled| RelevanceGraphs::new(compiled, &bench, manifest.clone(), digest.clone()));
-        let behind = compiled.and_then(|compiled| {
-            let embedded = derived::embedded(&compiled, &bench)?;
+        let behind = compiled.as_ref().map_err(Clone::clone).and_then(|compiled| {
+            let embedded = derived::embedded(compiled, &bench)?;
             Ok((compiled, embedded))
         });
-        let derive = |it: &(Compiled, EmbeddedGraph)| derived::gradient(&it.0, &it.1, &bench);
-        let gradient = behind.as_ref().map_err(Clone::clone).and_then(derive);
-        let derive = |it: &(Compiled, EmbeddedGraph)| intervention::intervention(&it.0, &it.1, &bench);
-        let intervention = behind.as_ref().map_err(Clone::clone).and_then(derive);
-        let derive = |it: &(Compiled, EmbeddedGraph)| attention::attention(&it.0, &it.1, &bench);
-        let attention = behind.as_ref().map_err(Clone::clone).and_then(derive);
-        let words = behind.as_ref().map_err(Clone::clone).and_then(derived::words);
+        let behind = behind.as_ref().map(|(compiled, embedded)| (*compiled, embedded));
+        let behind = behind.map_err(Unavailable::clone);
+        let gradient = behind.clone().and_then(|it| derived::gradient(it.0, it.1, &bench));
+        let intervention = behind.clone().and_then(|it| intervention::intervention(it.0, it.1, &bench));
+        let attention = behind.clone().and_then(|it| attention::attention(it.0, it.1, &bench));
+        let words = behind.and_then(|it| derived::words(it.1));
         Ok(Self {
             name: name.to_owned(),
             digest,
@@ -187,6 +213,7 @@ impl Model {
             words,
             fill_mask: Err(fill_mask::missing("the model has no companion masked language model")),
             relevance,
+            own: own.clone(),
             warnings,
         })
     }

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Manifest, Unavailable, derived, graphs};
+use super::{
+    Manifest, Unavailable, derived, graphs,
+    own::{Noted, OwnGraph},
+};
 use crate::{
     compile::{
         Compiled,
@@ -10,7 +13,6 @@ use crate::{
         cut::EMBEDS,
         derive::COTANGENT,
         graph::{Axis, Graph as Ir, Port},
-        onnx::note::note,
         probe::Batch,
         refusal::{Code, Refusal},
         relevance::{ABSORBED, HEADS, LAYERS, NEURONS, RELEVANCE, Relevance, audit},
@@ -20,6 +22,9 @@ use crate::{
 
 /// The key under which a relevance graph that was written to a file notes its substitutions, one a line.
 pub const SUBSTITUTIONS_KEY: &str = "explaind.relevance.substitutions";
+
+/// The key under which it notes its composite.
+pub const COMPOSITE_KEY: &str = "explaind.relevance.composite";
 
 /// Derives a composite's graph of a model and measures it.
 ///
@@ -46,6 +51,7 @@ pub fn file_name(composite: Composite) -> String {
 /// The relevance graphs of one model.
 pub struct RelevanceGraphs {
     bench: Bench,
+    own: Vec<OwnGraph>,
     made: [OnceLock<Result<Arc<RelevanceGraph>, Unavailable>>; Composite::ALL.len()],
 }
 
@@ -74,6 +80,8 @@ pub struct RelevanceGraph {
     pub substitutions: Vec<String>,
     /// How the graph measured up when it was made.
     pub audit: audit::Audit,
+    /// Whether it is the folder's own.
+    pub own: bool,
 }
 
 /// One row's outputs by what they are.
@@ -105,6 +113,11 @@ impl RelevanceGraphs {
     ) -> Result<Self, Unavailable> {
         compiled.gradient.as_ref().map_err(|it| derived::refused(it.clone()))?;
         compiled.relevance(Composite::AttnLrp).map_err(derived::refused)?;
+        let found = |composite| Some((composite, Noted::relevance(&manifest, composite)?));
+        let told = |(composite, it): (Composite, Result<Noted, String>)| {
+            OwnGraph::of(&manifest, &file_name(composite), it.map(|_| ()))
+        };
+        let own = Composite::ALL.into_iter().filter_map(found).map(told).collect();
         let bench = Bench {
             runtime: bench.runtime.clone(),
             weights: bench.weights.clone(),
@@ -113,7 +126,22 @@ impl RelevanceGraphs {
             manifest,
             digest,
         };
-        Ok(Self { bench, made: Default::default() })
+        Ok(Self { bench, own, made: Default::default() })
+    }
+
+    /// The folder's own relevance graphs: used, not used, or not looked at but for their notes before they are asked for.
+    pub fn own(&self) -> Vec<OwnGraph> {
+        let now = |it: &OwnGraph| {
+            let place = Composite::ALL.iter().position(|&composite| file_name(composite) == it.file);
+            let made = place.and_then(|place| self.made[place].get());
+            let unused = match (&it.unused, made) {
+                (None, Some(Ok(graph))) if !graph.own => Some("it does not measure up".to_owned()),
+                (None, Some(Err(missing))) => Some(missing.reason.clone()),
+                (unused, _) => unused.clone(),
+            };
+            OwnGraph { file: it.file.clone(), unused }
+        };
+        self.own.iter().map(now).collect()
     }
 
     /// The graph of a composite, derived, measured and opened when it is asked for the first time.
@@ -137,15 +165,37 @@ impl Bench {
             |graph: &Ir, batches: &[Batch]| derived::evaluate(&self.runtime, &self.weights, graph, batches);
         let hints = derived::hints(&self.manifest);
         let compiled = Compiled::structure(graph, &hints, &evaluate).map_err(derived::refused)?;
-        let made = match derived::exported(&self.manifest, &file_name(composite)) {
-            Some((graph, file)) => {
-                let lines = note(&file, SUBSTITUTIONS_KEY).unwrap_or_default();
-                Relevance { graph, substitutions: lines.lines().map(str::to_owned).collect() }
+        let derived = compiled.relevance(composite);
+        let own = Noted::relevance(&self.manifest, composite).map(|it| {
+            let made = it.and_then(|it| {
+                let lines = it.notes.get(SUBSTITUTIONS_KEY).map(String::as_str).unwrap_or_default();
+                let substitutions = lines.lines().map(str::to_owned).collect();
+                Ok(Relevance { graph: it.graph()?, substitutions })
+            })?;
+            let derived = derived.as_ref().ok().map(|it| &it.graph);
+            let audit = audit::audit_given(&compiled, &made.graph, derived, &hints, &evaluate);
+            Ok::<_, String>((made, audit.map_err(|refusal| refusal.to_string())?))
+        });
+        let hidden = compiled.embedding.hidden;
+        let unused = match own {
+            Some(Ok((made, audit))) => {
+                return Ok(RelevanceGraph { own: true, ..self.open(made, audit, hidden)? });
             }
-            None => compiled.relevance(composite).map_err(derived::refused)?,
+            Some(Err(reason)) => OwnGraph::of(&self.manifest, &file_name(composite), Err(reason)).unused,
+            None => None,
         };
-        let audit = audit::audit(&compiled, &made.graph, &hints, &evaluate).map_err(derived::refused)?;
-        self.open(made, audit, compiled.embedding.hidden)
+        let made = derived.and_then(|made| {
+            let audit = audit::audit(&compiled, &made.graph, &hints, &evaluate)?;
+            Ok((made, audit))
+        });
+        let (made, audit) = made.map_err(|mut refusal| {
+            if let Some(reason) = unused {
+                let file = self.manifest.folder.join(file_name(composite));
+                refusal.reason = format!("{}; {} is not used, {reason}", refusal.reason, file.display());
+            }
+            derived::refused(refusal)
+        })?;
+        self.open(made, audit, hidden)
     }
 
     fn open(
@@ -183,7 +233,7 @@ impl Bench {
         let extras = vec![(EMBEDS.to_owned(), derived::by_token(hidden)), (COTANGENT.to_owned(), logits)];
         let wires = derived::Wires { extras, outputs };
         let program = derived::program(&graph, ProgramKind::Gradient, wires, &bench)?;
-        Ok(RelevanceGraph { program, states, heads, neurons, substitutions, audit })
+        Ok(RelevanceGraph { program, states, heads, neurons, substitutions, audit, own: false })
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use explaind::compile::{self, graph::Node};
-use explaind::explain::{Arrival, ExplainError, ExplainRequest, House, explain, registry};
+use explaind::explain::{Arrival, ExplainError, ExplainRequest, House, Misfit, explain, registry};
 use explaind::model::{Model, graphs};
 use explaind::runtime::{Cancel, Extra, Row};
 use serde_json::{Value, json};
@@ -93,6 +93,35 @@ fn a_model_without_attention_refuses_with_the_reason() {
             assert!(missing.reason.contains("no attention"), "{}", missing.reason);
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn components_that_a_model_lacks_are_refused_with_the_reason() {
+    let house = house("cnn", &refused_folder("cnn-legacy17"));
+    for (component, reason) in
+        [("heads", "no attention"), ("neurons", "no feed-forward layers"), ("layers", "no layers")]
+    {
+        let body = json!({ "inputs": "t155 t64 t89", "parameters": { "components": [component] } });
+        let request: ExplainRequest = serde_json::from_value(body).expect("a well-formed request");
+        let arrival = Arrival { id: "components".into(), at: Instant::now(), cancel: Cancel::default() };
+        match explain(&house, registry::find("lrp").expect("a listed method"), &request, &arrival) {
+            Err(ExplainError::Misfits(misfits)) => {
+                let Misfit { pointer, detail, .. } = &misfits[0];
+                assert_eq!(pointer, "/parameters/components/0");
+                assert!(detail.contains(reason), "{detail}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_parameter_of_a_method_without_any_is_named() {
+    let body = json!({ "inputs": "fine", "parameters": { "steps": 3 } });
+    for slug in ["attention-rollout", "attention-relevance"] {
+        let answer = Service::bundled().post(&format!("/explain/{slug}"), body.clone()).await;
+        assert_eq!(answer.refusal(), "422 invalid-request\n  /parameters/steps: is not a known field");
     }
 }
 

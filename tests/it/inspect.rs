@@ -63,3 +63,16 @@ fn a_graph_that_cannot_be_read_fails_by_name_and_no_method_is_claimed() {
         assert!(!said.contains("yes"), "{said}");
     }
 }
+
+#[test]
+fn a_folder_that_does_not_open_allows_no_method_and_is_told_why() {
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/refuse");
+    for (name, why) in [("bert-label-only", "logits"), ("bert-embeds-input", "input_ids")] {
+        let output = inspect(&zoo.join(name));
+        let (said, error) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{said}{error}");
+        assert!(error.contains("does not open") && error.contains(why), "{error}");
+        assert!(said.contains("  nodes ") && methods(&output).iter().all(|it| !it.0), "{said}");
+    }
+}

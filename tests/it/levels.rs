@@ -137,6 +137,12 @@ fn a_zero_embedding_is_the_zero_baseline_of_sequential_integrated_gradients() {
 }
 
 #[test]
+fn a_whole_layer_has_no_units_and_their_sum_is_zero() {
+    let found = explained(json!({ "level": "hidden", "layer": 1, "unit": "layer" }));
+    assert_eq!(found["details"]["units_sum"].to_string(), "0.0");
+}
+
+#[test]
 fn random_edits_tell_their_standard_errors() {
     let found = explained(json!({ "level": "embedding", "operation": "random", "draws": 5 }));
     for it in found["attributions"].as_array().expect("a list") {
@@ -184,6 +190,27 @@ async fn what_does_not_fit_the_model_is_pointed_at() {
     422 invalid-input
       /parameters/layer: goes with `level: "hidden"`
       /parameters/top: goes with `level: "hidden"`
+    "#);
+    insta::assert_snapshot!(refused(json!({ "level": "embedding", "noise": 0.5 })).await, @r#"
+    422 invalid-input
+      /parameters/noise: goes with `operation: "noise"`
+    "#);
+    insta::assert_snapshot!(refused(json!({ "level": "hidden", "layer": 1, "draws": 5, "top": 3 })).await, @r#"
+    422 invalid-input
+      /parameters/top: goes with a `unit` other than `token`
+      /parameters/draws: goes with the operations random, noise and shuffle
+    "#);
+    insta::assert_snapshot!(refused(json!({ "operation": "noise", "noise": 0.1 })).await, @r#"
+    422 invalid-input
+      /parameters/operation: goes with `level: "embedding"` or `level: "hidden"`
+    "#);
+    insta::assert_snapshot!(refused(json!({ "unit": "unit" })).await, @r#"
+    422 invalid-input
+      /parameters/unit: goes with `level: "hidden"`
+    "#);
+    insta::assert_snapshot!(refused(json!({ "level": "hidden", "layer": 1, "unit": [[5, 5, 7]] })).await, @r#"
+    422 invalid-input
+      /parameters/unit/0/1: the group holds unit 5 twice
     "#);
     let infinite =
         format!(r#"{{"inputs": "{REVIEW}", "parameters": {{"level": "embedding", "noise": 1e999}}}}"#);

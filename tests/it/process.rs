@@ -124,6 +124,21 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
 }
 
 #[test]
+fn a_reader_that_leaves_early_ends_it_quietly() {
+    for arguments in [&["inspect", "models/sst2"][..], &["openapi"], &["serve", MODEL, "--check-config"]] {
+        let mut child = command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("the program ends");
+        assert_eq!(told(&output.stderr), "", "{arguments:?}");
+        assert!(output.status.success(), "{arguments:?}");
+    }
+}
+
+#[test]
 fn unknown_settings_are_refused_by_name() {
     let unknown = file("max_input = 2\n");
     let unknown = unknown.path().display().to_string();

@@ -142,6 +142,29 @@ fn a_protected_word_that_is_not_in_the_text_is_refused() {
 }
 
 #[test]
+fn protected_phrases_may_overlap_and_stand_several_times() {
+    let text = "slow start slow start slow film";
+    let found = explanation(json!(text), json!({ "protected": ["slow start slow", "slow start slow"] }));
+    assert_eq!(found.evidence["protected"], json!(5));
+    for beam in beams(&found) {
+        assert!(beam["text"].as_str().unwrap().starts_with("slow start slow start slow"), "{beam}");
+    }
+}
+
+#[test]
+fn a_text_is_searched_once_however_many_phrases_are_protected() {
+    let mut phrases: Vec<String> = (0..100_000).map(|it| format!("{} {it}", ["a"; 63].join(" "))).collect();
+    phrases.push("b".to_owned());
+    let before = Instant::now();
+    let refused = misfit(json!(["a"; 509].join(" ")), json!({ "protected": phrases, "beam": 1 }));
+    assert_eq!(refused.pointer, "/parameters/protected/0");
+    phrases.splice(0..100_000, vec![["a"; 64].join(" "); 100_000]);
+    let refused = misfit(json!(["a"; 509].join(" ")), json!({ "protected": phrases, "beam": 1 }));
+    assert_eq!(refused.pointer, "/parameters/protected/100000");
+    assert!(before.elapsed().as_secs() < 10, "{:?}", before.elapsed());
+}
+
+#[test]
 fn one_side_of_a_pair_is_reduced_or_both_and_neither_is_emptied() {
     let pair = json!({ "text": "A wonderful film.", "text_pair": "Nobody was bored for a minute." });
     let sides = |side: &str| -> Vec<(usize, usize)> {

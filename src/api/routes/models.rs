@@ -68,6 +68,9 @@ pub struct ModelFacts {
     /// The hidden states that can be read and edited, the embeddings' output first; empty where the graph allows
     /// none.
     hidden_states: Vec<HiddenState>,
+    /// Files of its folder that are used in place of derived graphs.
+    #[schema(example = json!(["gradient.onnx"]))]
+    own_graphs: Vec<String>,
     /// What one request may ask of it.
     limits: ModelLimits,
     /// Every method, and why some do not work on this model.
@@ -154,29 +157,43 @@ impl ModelPage {
     fn of(door: &Door, limits: &Limits, name: &str, entry: &Entry) -> Self {
         match entry {
             Entry::Failed(reason) => Self::Failed { name: name.to_owned(), reason: reason.clone() },
-            Entry::Ready(model) => Self::Ready(Box::new(ModelFacts {
-                name: name.to_owned(),
-                digest: model.digest.clone(),
-                labels: model.labels.names().to_vec(),
-                labels_named: model.labels.are_named(),
-                activation: model.labels.activation(),
-                temperature: model.labels.temperature(),
-                fill_mask: model.fill_mask.as_ref().ok().map(|it| it.digest.clone()),
-                device: model.device.to_string(),
-                precision: model.precision,
-                hidden_states: hidden_states(model),
-                limits: ModelLimits {
-                    max_length: model.max_length,
-                    max_inputs: limits.max_inputs,
-                    max_text_chars: limits.max_text_chars,
-                    max_passes: limits.max_passes,
-                    max_body_bytes: door.settings.limits.max_body_bytes,
-                    default_timeout_ms: limits.default_timeout_ms,
-                    max_timeout_ms: limits.max_timeout_ms,
-                },
-                methods: MethodOnModel::all(model),
-                warnings: model.warnings.clone(),
-            })),
+            Entry::Ready(model) => Self::Ready(Box::new(ModelFacts::of(door, limits, name, model))),
+        }
+    }
+}
+
+impl ModelFacts {
+    fn of(door: &Door, limits: &Limits, name: &str, model: &Model) -> Self {
+        let (mut own_graphs, mut warnings) = (Vec::new(), model.warnings.clone());
+        for it in model.own_graphs() {
+            match it.unused {
+                None => own_graphs.push(it.file),
+                Some(reason) => warnings.push(format!("{} is not used: {reason}", it.file)),
+            }
+        }
+        Self {
+            name: name.to_owned(),
+            digest: model.digest.clone(),
+            labels: model.labels.names().to_vec(),
+            labels_named: model.labels.are_named(),
+            activation: model.labels.activation(),
+            temperature: model.labels.temperature(),
+            fill_mask: model.fill_mask.as_ref().ok().map(|it| it.digest.clone()),
+            device: model.device.to_string(),
+            precision: model.precision,
+            hidden_states: hidden_states(model),
+            own_graphs,
+            limits: ModelLimits {
+                max_length: model.max_length,
+                max_inputs: limits.max_inputs,
+                max_text_chars: limits.max_text_chars,
+                max_passes: limits.max_passes,
+                max_body_bytes: door.settings.limits.max_body_bytes,
+                default_timeout_ms: limits.default_timeout_ms,
+                max_timeout_ms: limits.max_timeout_ms,
+            },
+            methods: MethodOnModel::all(model),
+            warnings,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! This file is where notes are put into model files and read again: whose graph a derived graph is.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -15,10 +17,14 @@ pub fn with_note(file: Vec<u8>, key: &str, value: &str) -> Vec<u8> {
     model.encode_to_vec()
 }
 
-/// The note of that key in a file's metadata.
-pub fn note(file: &Bytes, key: &str) -> Option<String> {
-    let model = ModelProto::decode(file.clone()).ok()?;
-    model.metadata_props.into_iter().find(|it| it.key.as_deref() == Some(key)).and_then(|it| it.value)
+/// The notes in a file's metadata, by key.
+///
+/// # Errors
+/// The file is no model, or broken off.
+pub fn notes(file: &Bytes) -> Result<BTreeMap<String, String>, String> {
+    let model = ModelProto::decode(file.clone()).map_err(|error| error.to_string())?;
+    let notes = model.metadata_props.into_iter();
+    Ok(notes.filter_map(|it| Some((it.key?, it.value?))).collect())
 }
 
 #[cfg(test)]
@@ -31,8 +37,10 @@ mod tests {
         let graph = Graph::parse("y = Tanh(x[2,3])").unwrap();
         let once = with_note(write(&graph), "digest", "abc");
         let twice = with_note(once.clone(), "digest", "def");
-        assert_eq!(note(&once.into(), "digest").as_deref(), Some("abc"));
-        assert_eq!(note(&twice.into(), "digest").as_deref(), Some("def"));
-        assert_eq!(note(&write(&graph).into(), "digest"), None);
+        let digest = |file: Vec<u8>| notes(&file.into()).unwrap().remove("digest");
+        assert_eq!(digest(once.clone()).as_deref(), Some("abc"));
+        assert_eq!(digest(twice).as_deref(), Some("def"));
+        assert_eq!(digest(write(&graph)), None);
+        assert!(notes(&once[..once.len() / 2].to_vec().into()).is_err());
     }
 }

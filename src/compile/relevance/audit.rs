@@ -1,12 +1,12 @@
 //! This file is where relevance graphs are admitted by measurement: do they compute the model's logits, and do
 //! their books close?
 
-use super::{ABSORBED, LAYERS, RELEVANCE};
+use super::{ABSORBED, HEADS, LAYERS, NEURONS, RELEVANCE};
 use crate::compile::Compiled;
 use crate::compile::cut::{EMBEDS, LOGITS};
 use crate::compile::derive::COTANGENT;
-use crate::compile::graph::{Graph, Tensor};
-use crate::compile::measure::{TRIAL, embed};
+use crate::compile::graph::{Element, Graph, Tensor};
+use crate::compile::measure::{TRIAL, embed, gap, largest};
 use crate::compile::probe::{Batch, Evaluate, Hints, batch_of};
 use crate::compile::refusal::{Code, Refusal};
 
@@ -24,7 +24,10 @@ pub struct Audit {
 const LOGITS_BOUND: f64 = 1e-3;
 const BOOKS_BOUND: f64 = 1e-3;
 
-/// Measures a relevance graph of `compiled`, the graph's own or one that was made elsewhere.
+/// A difference from the derived graph above this, in parts of the largest, and a graph made elsewhere is another.
+const OTHER_BOUND: f64 = 1e-2;
+
+/// Measures a relevance graph of `compiled`.
 ///
 /// # Errors
 /// A graph that does not run, has other outputs, computes other logits, or loses relevance.
@@ -34,57 +37,121 @@ pub fn audit(
     hints: &Hints,
     evaluate: Evaluate<'_>,
 ) -> Result<Audit, Refusal> {
-    let run = |graph: &Graph, batch: Batch| {
-        let runs = evaluate(graph, &[batch]).map_err(|error| Refusal::new(Code::Run, error))?;
-        runs.into_iter().next().ok_or_else(|| Refusal::new(Code::Run, "a run is missing"))
-    };
-    let mut batch = batch_of(&compiled.graph, TRIAL, hints)?;
-    batch.push((EMBEDS.into(), embed(compiled, &batch)?));
-    let known = run(&compiled.forward.graph, batch.clone())?.into_iter().next().flatten();
-    let missing = |name: &str| Refusal::new(Code::Run, format!("no output {name}"));
-    let known = known.and_then(|it| it.to_f64()).ok_or_else(|| missing(LOGITS))?;
-    let rows = batch[0].1.dims()[0].max(1);
-    let labels = known.len() / rows;
-    // Each row explains another label.
-    let seed = |at: usize| f64::from(u8::from(at % labels == (at / labels) % labels));
-    let seeds: Vec<f64> = (0..known.len()).map(seed).collect();
-    let element = batch.last().map_or(crate::compile::graph::Element::F32, |it| it.1.element());
-    batch.push((COTANGENT.into(), Tensor::from_f64(element, &[rows, labels], &seeds)));
-    let outputs = run(derived, batch)?;
-    let of = |name: &str| {
-        let place = derived.outputs.iter().position(|it| &*it.value == name)?;
-        outputs.get(place)?.as_ref()?.to_f64()
-    };
-    let need = |name: &'static str| of(name).ok_or_else(|| missing(name));
-    let (logits, tokens, absorbed) = (need(LOGITS)?, need(RELEVANCE)?, need(ABSORBED)?);
-    if logits.len() != known.len() || tokens.len() % rows != 0 || absorbed.len() % rows != 0 {
-        return Err(Refusal::new(Code::Measured, "its outputs have the wrong shape"));
-    }
-    let (length, segments) = (tokens.len() / rows, absorbed.len() / rows);
-    let layers = of(LAYERS).filter(|it| it.len() == rows * (segments - 1) * length);
-    let mut books: f64 = 0.0;
-    for row in 0..rows {
-        let explained: f64 = (row * labels..(row + 1) * labels).map(|it| known[it] * seeds[it]).sum();
-        let absorbed = &absorbed[row * segments..(row + 1) * segments];
-        let tokens = &tokens[row * length..(row + 1) * length];
-        let mut gaps = vec![tokens.iter().sum::<f64>() + absorbed.iter().sum::<f64>() - explained];
-        for (state, sum) in layers.iter().flat_map(|it| {
-            let row = &it[row * (segments - 1) * length..(row + 1) * (segments - 1) * length];
-            row.chunks(length).map(|it| it.iter().sum::<f64>()).enumerate()
-        }) {
-            gaps.push(sum + absorbed[state + 1..].iter().sum::<f64>() - explained);
+    let trial = Trial::of(compiled, hints, evaluate)?;
+    let outputs = trial.run(derived, evaluate)?;
+    trial.audit(&outputs)
+}
+
+/// Measures a relevance graph of `compiled` that was made elsewhere, and compares it with the derived one, if there is
+/// one: books close wherever relevance went.
+///
+/// # Errors
+/// As [`audit`]; or its relevance is not the derived graph's.
+pub fn audit_given(
+    compiled: &Compiled,
+    given: &Graph,
+    derived: Option<&Graph>,
+    hints: &Hints,
+    evaluate: Evaluate<'_>,
+) -> Result<Audit, Refusal> {
+    let trial = Trial::of(compiled, hints, evaluate)?;
+    let outputs = trial.run(given, evaluate)?;
+    let audit = trial.audit(&outputs)?;
+    let Some(expected) = derived.and_then(|it| trial.run(it, evaluate).ok()) else { return Ok(audit) };
+    for name in [RELEVANCE, ABSORBED, LAYERS, HEADS, NEURONS] {
+        let (Some(found), Some(expected)) = (outputs.of(name), expected.of(name)) else { continue };
+        let off = gap(&found, &expected) / largest(&expected);
+        if off > OTHER_BOUND {
+            let reason = format!("its {name} is off by {off:.1e} of the derived graph's largest");
+            return Err(Refusal::new(Code::Measured, reason));
         }
-        let play: f64 = tokens.iter().chain(absorbed).map(|it| it.abs()).sum::<f64>() + explained.abs();
-        let worst = gaps
-            .iter()
-            .fold(0.0, |worst: f64, it| if it.is_nan() { f64::INFINITY } else { worst.max(it.abs()) });
-        books = books.max(worst / play.max(f64::MIN_POSITIVE));
     }
-    let size = known.iter().fold(f64::MIN_POSITIVE, |size, it| size.max(it.abs()));
-    let gap = logits.iter().zip(&known).map(|(a, b)| (a - b).abs());
-    let gap = gap.fold(0.0, |gap: f64, it| if it.is_nan() { f64::INFINITY } else { gap.max(it) });
-    let audit = Audit { logits: gap / size, books };
-    audit.admit().map(|()| audit)
+    Ok(audit)
+}
+
+/// Made-up rows, each explaining another label.
+struct Trial {
+    batch: Batch,
+    /// The model's logits.
+    known: Vec<f64>,
+    /// What is explained of them.
+    seeds: Vec<f64>,
+    rows: usize,
+}
+
+/// What a graph answered.
+struct Outputs<'a> {
+    graph: &'a Graph,
+    values: Vec<Option<Tensor>>,
+}
+
+impl Outputs<'_> {
+    fn of(&self, name: &str) -> Option<Vec<f64>> {
+        let place = self.graph.outputs.iter().position(|it| &*it.value == name)?;
+        self.values.get(place)?.as_ref()?.to_f64()
+    }
+}
+
+fn missing(name: &str) -> Refusal {
+    Refusal::new(Code::Run, format!("no output {name}"))
+}
+
+impl Trial {
+    fn of(compiled: &Compiled, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Self, Refusal> {
+        let mut batch = batch_of(&compiled.graph, TRIAL, hints)?;
+        batch.push((EMBEDS.into(), embed(compiled, &batch)?));
+        let rows = batch[0].1.dims()[0].max(1);
+        let mut trial = Self { batch, known: Vec::new(), seeds: Vec::new(), rows };
+        let known = trial.run(&compiled.forward.graph, evaluate)?.values.into_iter().next().flatten();
+        trial.known = known.and_then(|it| it.to_f64()).ok_or_else(|| missing(LOGITS))?;
+        let count = trial.known.len();
+        let labels = count / rows;
+        let seed = |at: usize| f64::from(u8::from(at % labels == (at / labels) % labels));
+        trial.seeds = (0..count).map(seed).collect();
+        let element = trial.batch.last().map_or(Element::F32, |it| it.1.element());
+        trial.batch.push((COTANGENT.into(), Tensor::from_f64(element, &[rows, labels], &trial.seeds)));
+        Ok(trial)
+    }
+
+    fn run<'a>(&self, graph: &'a Graph, evaluate: Evaluate<'_>) -> Result<Outputs<'a>, Refusal> {
+        let runs = evaluate(graph, std::slice::from_ref(&self.batch));
+        let runs = runs.map_err(|error| Refusal::new(Code::Run, error))?;
+        let values = runs.into_iter().next().ok_or_else(|| Refusal::new(Code::Run, "a run is missing"))?;
+        Ok(Outputs { graph, values })
+    }
+
+    fn audit(&self, outputs: &Outputs<'_>) -> Result<Audit, Refusal> {
+        let Self { known, seeds, rows, .. } = self;
+        let rows = *rows;
+        let labels = known.len() / rows;
+        let need = |name: &'static str| outputs.of(name).ok_or_else(|| missing(name));
+        let (logits, tokens, absorbed) = (need(LOGITS)?, need(RELEVANCE)?, need(ABSORBED)?);
+        if logits.len() != known.len() || tokens.len() % rows != 0 || absorbed.len() % rows != 0 {
+            return Err(Refusal::new(Code::Measured, "its outputs have the wrong shape"));
+        }
+        let (length, segments) = (tokens.len() / rows, absorbed.len() / rows);
+        let layers = outputs.of(LAYERS).filter(|it| it.len() == rows * (segments - 1) * length);
+        let mut books: f64 = 0.0;
+        for row in 0..rows {
+            let explained: f64 = (row * labels..(row + 1) * labels).map(|it| known[it] * seeds[it]).sum();
+            let absorbed = &absorbed[row * segments..(row + 1) * segments];
+            let tokens = &tokens[row * length..(row + 1) * length];
+            let mut gaps = vec![tokens.iter().sum::<f64>() + absorbed.iter().sum::<f64>() - explained];
+            for (state, sum) in layers.iter().flat_map(|it| {
+                let row = &it[row * (segments - 1) * length..(row + 1) * (segments - 1) * length];
+                row.chunks(length).map(|it| it.iter().sum::<f64>()).enumerate()
+            }) {
+                gaps.push(sum + absorbed[state + 1..].iter().sum::<f64>() - explained);
+            }
+            let play: f64 = tokens.iter().chain(absorbed).map(|it| it.abs()).sum::<f64>() + explained.abs();
+            let worst = gaps
+                .iter()
+                .fold(0.0, |worst: f64, it| if it.is_nan() { f64::INFINITY } else { worst.max(it.abs()) });
+            books = books.max(worst / play.max(f64::MIN_POSITIVE));
+        }
+        let audit = Audit { logits: gap(&logits, known) / largest(known), books };
+        audit.admit().map(|()| audit)
+    }
 }
 
 impl Audit {

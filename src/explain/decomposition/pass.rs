@@ -12,7 +12,7 @@ use crate::{
         Case, ExplainError, Finding, Misfit, Price, Subject,
         gradient::{cotangent, token_finding},
     },
-    model::{Output, RelevanceGraph, RelevanceRow},
+    model::{Model, Need, Output, RelevanceGraph, RelevanceRow},
     runtime::{Extra, Row},
 };
 
@@ -55,7 +55,7 @@ pub fn price(subject: &Subject<'_>) -> Result<Price, ExplainError> {
 pub fn run(composite: Composite, parts: &Parts<'_>, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let model = case.subject.model;
     let graph = model.relevance(composite)?;
-    check(&graph, parts)?;
+    check(model, &graph, parts)?;
     let words = &model.gradient()?.words;
     let x: Vec<f32> = case.row.ids.iter().flat_map(|&id| words.row(id)).copied().collect();
     let x: Arc<[f32]> = x.into();
@@ -85,19 +85,31 @@ pub fn run(composite: Composite, parts: &Parts<'_>, case: &Case<'_>) -> Result<V
         .collect()
 }
 
-fn check(graph: &RelevanceGraph, parts: &Parts<'_>) -> Result<(), ExplainError> {
+fn check(model: &Model, graph: &RelevanceGraph, parts: &Parts<'_>) -> Result<(), ExplainError> {
     let there = |component: &Component| match component {
         Component::Heads => graph.heads.is_some(),
         Component::Neurons => graph.neurons.is_some(),
         Component::Layers => graph.states > 0,
     };
-    match parts.components.iter().position(|it| !there(it)) {
-        Some(place) => {
-            let detail = "cannot be told apart in this model's graph";
-            Err(Misfit::new(format!("/parameters/components/{place}"), detail).into())
+    let Some(place) = parts.components.iter().position(|it| !there(it)) else { return Ok(()) };
+    let reason = match parts.components[place] {
+        Component::Heads => model.attention().err().map_or_else(
+            || {
+                "its layers have different numbers of heads, or heads that share an axis with others"
+                    .to_owned()
+            },
+            |it| it.reason,
+        ),
+        Component::Neurons => {
+            "no feed-forward layers of one width were found between the embeddings and the logits".to_owned()
         }
-        None => Ok(()),
-    }
+        Component::Layers => model
+            .allows(Need::HiddenStates)
+            .err()
+            .map_or_else(|| "the folder's own relevance graph does not tell them".to_owned(), |it| it.reason),
+    };
+    let detail = format!("cannot be told apart in this model's graph: {reason}");
+    Err(Misfit::new(format!("/parameters/components/{place}"), detail).into())
 }
 
 /// What reached the embeddings, what was absorbed on the way, and the same at every hidden state.
@@ -116,6 +128,9 @@ fn books(graph: &RelevanceGraph, row: &RelevanceRow, value: f64) -> Map<String, 
     evidence.insert("conservation_error".into(), json!(relevance + absorbed - value));
     evidence.insert("conservation_by_layer".into(), json!(layers));
     evidence.insert("substitutions".into(), json!(graph.substitutions));
+    if graph.own {
+        evidence.insert("own_graph".into(), json!(true));
+    }
     evidence
 }
 

@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use super::{Baseline, BaselineKind, Embedded, Nodes, Point, Rule, price_of, token_finding};
 use crate::{
     explain::{
-        About, Case, ExplainError, Family, Finding, Method, Misfit, Price, Subject, Typed, nothing_more,
+        About, Case, ExplainError, Family, Finding, Method, Misfit, Price, Subject, Typed,
+        distribution::confidence, nothing_more,
     },
     model::{Need, Output},
 };
@@ -141,12 +142,10 @@ fn run(parameters: &IntegratedGradients, case: &Case<'_>) -> Result<Vec<Finding>
         }
     }
 
-    let confidence = |logits: &[f32]| -> Result<f64, ExplainError> {
-        let scores = case.subject.model.labels.scores(logits)?;
-        Ok(scores.into_iter().fold(f64::NEG_INFINITY, f64::max))
-    };
-    let confidences = logits[1..].iter().map(|it| confidence(it)).collect::<Result<Vec<_>, _>>()?;
-    let neutral = confidences.iter().sum::<f64>() / confidences.len() as f64;
+    let labels = &case.subject.model.labels;
+    let confidences = logits[1..].iter().map(|it| confidence(labels, it));
+    let confidences = confidences.collect::<Result<Option<Vec<f64>>, _>>()?;
+    let neutral = confidences.map(|it| it.iter().sum::<f64>() / it.len() as f64);
     let finding = |(target, line): (usize, Line)| {
         let base = bases.iter().map(|it| it[target]).sum::<f64>() / bases.len() as f64;
         let difference = value[target] - base;
@@ -158,8 +157,9 @@ fn run(parameters: &IntegratedGradients, case: &Case<'_>) -> Result<Vec<Finding>
         evidence.insert("converged".into(), json!(line.converged));
         evidence.insert("baseline_ids".into(), baseline.ids());
         evidence.insert("baseline_confidence".into(), json!(neutral));
-        let chance = 1.0 / case.subject.model.labels.len().max(2) as f64;
-        evidence.insert("baseline_near_neutral".into(), json!(neutral <= chance + 0.5 * (1.0 - chance)));
+        let chance = 1.0 / labels.len().max(2) as f64;
+        let near = neutral.map(|it| it <= chance + 0.5 * (1.0 - chance));
+        evidence.insert("baseline_near_neutral".into(), json!(near));
         evidence.insert("saturated".into(), json!(line.last.abs() < 0.1 * difference.abs()));
         token_finding(case, value[target], Some(base), &line.scores, evidence)
     };

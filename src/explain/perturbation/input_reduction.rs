@@ -1,5 +1,7 @@
 //! Input reduction: the shortest text that the model still says the same about.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -12,7 +14,7 @@ use crate::{
     },
     model::{
         Activation, Need, Output,
-        text::{Granularity, features},
+        text::{Encoded, Feature, Granularity, features},
     },
     runtime::Row,
 };
@@ -51,7 +53,7 @@ pub struct InputReduction {
     /// Texts kept at each length.
     #[schema(minimum = 1, maximum = 50, default = 5)]
     pub beam: usize,
-    /// Words or phrases of the text that are never taken out.
+    /// Words or phrases of the text that are never taken out, of at most 64 words each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 1000)]
     pub protected: Vec<String>,
@@ -113,29 +115,59 @@ impl InputReduction {
         };
         let mut locked: Vec<bool> =
             subject.features.iter().map(|it| side.is_some_and(|side| it.segment != side)).collect();
+        if self.protected.is_empty() {
+            return Ok(locked);
+        }
         let words = features(subject.encoded, &Granularity::Word)
             .map_err(|error| ExplainError::Internal(error.to_string()))?;
-        for (index, phrase) in self.protected.iter().enumerate() {
-            let mut found = false;
-            for (first, from) in words.iter().enumerate() {
-                let runs = words[first..].iter().take_while(|it| it.segment == from.segment);
-                let is_phrase = |to: &&crate::model::text::Feature| {
-                    subject.encoded.slice(from.segment, from.start, to.end) == phrase
-                };
-                let Some(to) = runs.take(MOST_WORDS).find(is_phrase) else { continue };
-                found = true;
-                for (feature, locked) in subject.features.iter().zip(&mut locked) {
-                    *locked |=
-                        feature.segment == from.segment && feature.start < to.end && from.start < feature.end;
-                }
-            }
-            if !found {
-                let detail = "is no word or phrase of the text, as it is written there";
-                return Err(Misfit::new(format!("/parameters/protected/{index}"), detail).into());
-            }
+        let (runs, found) = protected(subject.encoded, &words, &self.protected);
+        if let Some(index) = self.protected.iter().position(|it| !found.contains(it.as_str())) {
+            let detail = "is no word or phrase of the text, as it is written there";
+            return Err(Misfit::new(format!("/parameters/protected/{index}"), detail).into());
+        }
+        for (feature, locked) in subject.features.iter().zip(&mut locked) {
+            // The last run that begins before the feature's end reaches furthest.
+            let before = runs.partition_point(|it| (it.segment, it.start) < (feature.segment, feature.end));
+            let run = before.checked_sub(1).map(|it| &runs[it]);
+            *locked |= run.is_some_and(|it| it.segment == feature.segment && feature.start < it.end);
         }
         Ok(locked)
     }
+}
+
+/// A stretch of one text.
+struct Stretch {
+    segment: u8,
+    start: usize,
+    end: usize,
+}
+
+/// Where the phrases stand, in order and apart, and those that were found. Each run of words is looked up once, however
+/// many phrases there are.
+fn protected<'a>(
+    encoded: &Encoded,
+    words: &[Feature],
+    phrases: &'a [String],
+) -> (Vec<Stretch>, HashSet<&'a str>) {
+    let known: HashSet<&str> = phrases.iter().map(String::as_str).collect();
+    let lengths: HashSet<usize> = known.iter().map(|it| it.chars().count()).collect();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let (mut runs, mut found): (Vec<Stretch>, HashSet<&str>) = (Vec::new(), HashSet::new());
+    for (first, from) in words.iter().enumerate() {
+        let ends = words[first..]
+            .iter()
+            .take(MOST_WORDS)
+            .map_while(|it| (it.segment == from.segment && it.end - from.start <= longest).then_some(it.end));
+        for end in ends.filter(|end| lengths.contains(&(end - from.start))) {
+            let Some(phrase) = known.get(encoded.slice(from.segment, from.start, end)) else { continue };
+            found.insert(*phrase);
+            match runs.last_mut().filter(|it| it.segment == from.segment && from.start <= it.end) {
+                Some(run) => run.end = run.end.max(end),
+                None => runs.push(Stretch { segment: from.segment, start: from.start, end }),
+            }
+        }
+    }
+    (runs, found)
 }
 
 /// Words of a protected phrase at the most.

@@ -148,11 +148,13 @@ impl From<Asked> for LeaveOneOut {
             Level::Token => How::Tokens(Operation::default()),
             Level::Embedding | Level::Hidden => How::Vectors(Edit::Zero),
         });
-        let random = matches!(operation, How::Vectors(it) if it.is_random());
-        let noisy = operation == How::Vectors(Edit::Noise);
+        // A default is filled in only where its field has a meaning: what is there elsewhere was sent.
+        let vectors = level != Level::Token;
+        let random = vectors && matches!(operation, How::Vectors(it) if it.is_random());
+        let noisy = vectors && operation == How::Vectors(Edit::Noise);
         let hidden = level == Level::Hidden;
         let unit = asked.unit.or(hidden.then_some(Units::Kind(UnitKind::Token)));
-        let told = unit.as_ref().is_some_and(|it| *it != Units::Kind(UnitKind::Token));
+        let told = hidden && unit.as_ref().is_some_and(|it| *it != Units::Kind(UnitKind::Token));
         Self {
             level,
             operation,
@@ -211,14 +213,26 @@ impl LeaveOneOut {
     fn taking(&self) -> Result<Taking<'_>, ExplainError> {
         let vectors = self.level != Level::Token;
         let hidden = self.level == Level::Hidden;
+        let whole = self.unit == Some(Units::Kind(UnitKind::Token));
+        let random = matches!(self.operation, How::Vectors(it) if it.is_random());
+        let noisy = self.operation == How::Vectors(Edit::Noise);
+        let of_vectors = matches!(self.operation, How::Vectors(_));
+        let to_hidden = "goes with `level: \"hidden\"`";
         let misplaced = [
+            ("operation", of_vectors && !vectors, "goes with `level: \"embedding\"` or `level: \"hidden\"`"),
+            (
+                "operation",
+                !of_vectors && vectors,
+                "goes with `level: \"token\"`; vectors take zero, mean, random, noise, shuffle or swap",
+            ),
             ("replacements", self.replacements.is_some() && vectors, "goes with `level: \"token\"`"),
-            ("layer", self.layer.is_some() && !hidden, "goes with `level: \"hidden\"`"),
-            ("unit", self.unit.is_some() && !hidden, "goes with `level: \"hidden\"`"),
-            ("swap_with", self.swap_with.is_some() && !hidden, "goes with `level: \"hidden\"`"),
-            ("top", self.top.is_some() && !hidden, "goes with `level: \"hidden\"`"),
-            ("noise", self.noise.is_some() && !vectors, "goes with `operation: \"noise\"`"),
-            ("draws", self.draws.is_some() && !vectors, "goes with the random operations"),
+            ("layer", self.layer.is_some() && !hidden, to_hidden),
+            ("unit", self.unit.is_some() && !hidden, to_hidden),
+            ("swap_with", self.swap_with.is_some() && !hidden, to_hidden),
+            ("top", self.top.is_some() && !hidden, to_hidden),
+            ("top", self.top.is_some() && whole, "goes with a `unit` other than `token`"),
+            ("noise", self.noise.is_some() && !noisy, "goes with `operation: \"noise\"`"),
+            ("draws", self.draws.is_some() && !random, "goes with the operations random, noise and shuffle"),
             ("layer", self.layer.is_none() && hidden, "is required by `level: \"hidden\"`"),
         ];
         let misfits: Vec<Misfit> = misplaced
@@ -229,18 +243,9 @@ impl LeaveOneOut {
         if !misfits.is_empty() {
             return Err(ExplainError::Misfits(misfits));
         }
-        let edit = match (self.operation, vectors) {
-            (How::Tokens(operation), false) => return Ok(Taking::Tokens(self.removal(operation))),
-            (How::Vectors(edit), true) => edit,
-            (How::Tokens(_), true) => {
-                let detail =
-                    "goes with `level: \"token\"`; vectors take zero, mean, random, noise, shuffle or swap";
-                return Err(Misfit::parameter("operation", detail).into());
-            }
-            (How::Vectors(_), false) => {
-                let detail = "goes with `level: \"embedding\"` or `level: \"hidden\"`";
-                return Err(Misfit::parameter("operation", detail).into());
-            }
+        let edit = match self.operation {
+            How::Tokens(operation) => return Ok(Taking::Tokens(self.removal(operation))),
+            How::Vectors(edit) => edit,
         };
         let hidden = self.layer.zip(self.unit.as_ref()).map(|(layer, unit)| Hidden {
             layer,
@@ -248,7 +253,7 @@ impl LeaveOneOut {
             swap_with: self.swap_with,
             top: self.top.unwrap_or(0),
         });
-        let draws = if edit.is_random() { self.draws.unwrap_or(1).max(1) } else { 1 };
+        let draws = self.draws.unwrap_or(1).max(1);
         Ok(Taking::Vectors(Request { edit, draws, noise: self.noise.unwrap_or(0.0), hidden }))
     }
 }

@@ -1,6 +1,6 @@
 //! Where leave-one-out works on vectors instead of tokens: word embeddings, and the hidden states of a layer.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -123,6 +123,11 @@ impl Request<'_> {
                     hidden.layer,
                     width - 1
                 );
+                return refuse(&format!("unit/{group}/{place}"), detail);
+            }
+            let mut seen = HashSet::new();
+            if let Some(place) = units.iter().position(|it| !seen.insert(it)) {
+                let detail = format!("the group holds unit {} twice", units[place]);
                 return refuse(&format!("unit/{group}/{place}"), detail);
             }
         }
@@ -302,6 +307,7 @@ fn details(hidden: Hidden<'_>, parts: &[Part], scored: &[(f64, Option<f64>)]) ->
         "whole": entry(scored[count]),
         "units": top,
         "units_scored": count,
-        "units_sum": scored[..count].iter().map(|it| it.0).sum::<f64>(),
+        // The sum of nothing is negative zero.
+        "units_sum": scored[..count].iter().map(|it| it.0).sum::<f64>() + 0.0,
     })
 }
