@@ -49,7 +49,8 @@ impl Operation {
         }
     }
 
-    fn fills(self) -> bool {
+    /// Whether it draws what stands for an absent feature.
+    pub fn fills(self) -> bool {
         matches!(self, Self::Neighbors | Self::Mlm)
     }
 }
@@ -78,6 +79,19 @@ pub struct Effort {
     pub once: usize,
 }
 
+impl Effort {
+    /// With `edge` draws where one feature is present or one is absent.
+    #[must_use]
+    pub fn with_edges(self, features: usize, edge: usize) -> Self {
+        Self { once: self.once + 2 * features * edge.saturating_sub(self.variants), ..self }
+    }
+
+    /// That of words drawn from a pool, `draws` for a set of absent features.
+    pub fn drawn(draws: usize) -> Self {
+        Self { variants: draws, once: BASE_DRAWS.saturating_sub(draws) }
+    }
+}
+
 /// Fillings drawn where few others would average their chance out.
 const BASE_DRAWS: usize = 32;
 
@@ -86,6 +100,17 @@ impl<'a> Removal<'a> {
     /// all subsets are fewer than the samples.
     pub fn draws_for(features: usize, samples: usize) -> usize {
         samples.checked_shr(features as u32).unwrap_or(0).clamp(1, BASE_DRAWS)
+    }
+
+    /// The same where the draws' own error is told: at least two.
+    pub fn draws_with_error(features: usize, samples: usize) -> usize {
+        Self::draws_for(features, samples).max(2)
+    }
+
+    /// Draws for a set of one present, or of one absent feature, on whose scores much rests, where a method
+    /// evaluates `samples` sets with `draws` for each: up to 32, and no more in all than for the other sets.
+    pub fn edge_draws(features: usize, samples: usize, draws: usize) -> usize {
+        (samples.saturating_mul(draws) / (2 * features.max(1))).clamp(draws, BASE_DRAWS.max(draws))
     }
 
     /// An operation that draws nothing.
@@ -176,13 +201,19 @@ enum How {
     Texts(Vec<Vec<Vec<u32>>>),
     /// Words that may stand for the words of each feature.
     Fillers(Fillers),
+    /// Words, as token ids, any of which may stand for any feature.
+    Pool {
+        words: Vec<Vec<u32>>,
+        draws: usize,
+        seed: u64,
+    },
 }
 
 impl How {
     fn variants(&self) -> usize {
         match self {
             Self::Texts(texts) => texts.iter().map(Vec::len).max().unwrap_or(1),
-            Self::Fillers(fillers) => fillers.draws,
+            Self::Fillers(Fillers { draws, .. }) | Self::Pool { draws, .. } => *draws,
             Self::Delete | Self::Becomes(_) | Self::Hidden(_) => 1,
         }
     }
@@ -214,6 +245,51 @@ impl Masker {
         self.how.variants()
     }
 
+    /// Puts one of `words` (token ids) in place of each absent feature, drawn for each anew, `draws` times.
+    #[must_use]
+    pub fn drawing_from(mut self, words: Vec<Vec<u32>>, draws: usize, seed: u64) -> Self {
+        self.how = How::Pool { words, draws: draws.max(1), seed };
+        self
+    }
+
+    /// Whether rows are drawn, so that the mean of their scores has an error.
+    pub fn draws(&self) -> bool {
+        matches!(self.how, How::Fillers(_) | How::Pool { .. })
+    }
+
+    /// As [`Masker::rows`], with `edge` draws where one feature is present or one is absent; and whether the rows
+    /// are drawn. The whole text is one row; for an absent feature of one word with no more than `edge` fillers
+    /// these come all. The weights sum to 1.
+    pub fn weighted(
+        &self,
+        absent: impl Fn(usize) -> bool,
+        before: usize,
+        edge: usize,
+    ) -> (Vec<(Row, f64)>, bool) {
+        let gone: Vec<usize> = (0..self.features.len()).filter(|&it| absent(it)).collect();
+        let even = |rows: Vec<Row>| {
+            let weight = 1.0 / rows.len() as f64;
+            rows.into_iter().map(|row| (row, weight)).collect()
+        };
+        if !self.draws() {
+            return (even(self.rows(absent, before)), false);
+        }
+        if let How::Fillers(fillers) = &self.how
+            && let [feature] = gone[..]
+            && let [slot] = &fillers.slots[feature][..]
+            && slot.options.len() <= edge
+        {
+            return (self.without(feature), false);
+        }
+        match gone.len() {
+            0 => (even(self.variant_rows(&gone, 0..1)), false),
+            count if before == 0 && count < self.len() && (count == 1 || count + 1 == self.len()) => {
+                (even(self.variant_rows(&gone, 0..edge.max(self.variants()))), true)
+            }
+            _ => (even(self.rows(absent, before)), true),
+        }
+    }
+
     /// The rows of the input without the features for which `absent` says so; their scores are averaged. In
     /// row `n` a feature with fewer replacements than others uses its `n mod count`-th.
     ///
@@ -223,8 +299,13 @@ impl Masker {
     pub fn rows(&self, absent: impl Fn(usize) -> bool, before: usize) -> Vec<Row> {
         let absent: Vec<usize> = (0..self.features.len()).filter(|&it| absent(it)).collect();
         let (first, count) = match &self.how {
-            How::Fillers(it) if before == 0 && absent.len() == self.len() => (0, it.draws.max(BASE_DRAWS)),
-            How::Fillers(it) => (BASE_DRAWS + before * it.draws, it.draws),
+            How::Fillers(Fillers { draws, .. }) | How::Pool { draws, .. } => {
+                if before == 0 && absent.len() == self.len() {
+                    (0, (*draws).max(BASE_DRAWS))
+                } else {
+                    (BASE_DRAWS + before * draws, *draws)
+                }
+            }
             how => (0, how.variants()),
         };
         self.variant_rows(&absent, first..first + count)
@@ -237,6 +318,13 @@ impl Masker {
                 How::Fillers(fillers) => {
                     for (slot, id) in fillers.drawn(absent, variant) {
                         fill(&mut fates, slot, id);
+                    }
+                }
+                How::Pool { words, seed, .. } => {
+                    let mut stream = fillers::stream(*seed, absent, variant);
+                    for &it in absent {
+                        self.features[it].iter().for_each(|&token| fates[token] = Fate::Goes);
+                        fates[self.features[it][0]] = Fate::Texts(&words[stream.below(words.len())]);
                     }
                 }
                 how => absent.iter().for_each(|&it| self.mark(&mut fates, how, it, variant)),
@@ -277,7 +365,7 @@ impl Masker {
     fn mark<'s>(&'s self, fates: &mut [Fate<'s>], how: &'s How, feature: usize, variant: usize) {
         for (place, &token) in self.features[feature].iter().enumerate() {
             fates[token] = match how {
-                How::Delete | How::Fillers(_) => Fate::Goes,
+                How::Delete | How::Fillers(_) | How::Pool { .. } => Fate::Goes,
                 How::Becomes(id) => Fate::Becomes(*id),
                 How::Hidden(id) => Fate::Hidden(*id),
                 // The replacement stands where the feature's first token stood.

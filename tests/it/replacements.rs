@@ -261,3 +261,23 @@ fn a_word_of_several_tokens_is_one_gap_with_whole_words_as_neighbours() {
     let details = answer.results[0].explanations[0].details.as_ref().expect("the fillers");
     assert_eq!(details["fillers"][0].as_array().unwrap().len(), 4, "a gap for each word and the full stop");
 }
+
+#[test]
+fn values_over_drawn_fillings_are_not_called_exact() {
+    let house = house(accompanied());
+    for slug in ["exact-shap", "kernel-shap", "permutation-shap", "partition-shap"] {
+        for operation in ["neighbors", "mlm"] {
+            let found =
+                explanation(&house, slug, "ape bee cat bee", json!({ "operation": operation, "draws": 4 }));
+            assert_eq!(found.evidence["exact"], false, "{slug}");
+            assert_eq!(
+                (&found.evidence["ended"], &found.evidence["draws"]),
+                (&json!("exhausted"), &json!(4))
+            );
+            assert!(found.evidence["largest_standard_error"].as_f64().unwrap() > 0.0, "{slug} {operation}");
+            assert!(found.attributions.iter().all(|it| it.standard_error.is_some_and(|it| it > 0.0)));
+        }
+        let found = explanation(&house, slug, "ape bee cat bee", json!({ "operation": "mask" }));
+        assert_eq!(found.evidence["exact"], true, "{slug}");
+    }
+}

@@ -235,8 +235,10 @@ fn words_of_the_background_stand_for_absent_words() {
         "background": "words", "texts": ["The meeting starts at noon."], "draws": 3, "samples": 64,
     });
     let found = explanation("trans-shap", of(TEXT, parameters));
-    let words = &found.details.as_ref().unwrap()["background_words"];
-    assert_eq!(words[0].as_array().unwrap().len(), 3);
+    assert_eq!(found.details.as_ref().unwrap()["background_words"], 5);
+    assert_eq!((&found.evidence["draws"], &found.evidence["samples"]), (&json!(3), &json!(64)));
+    assert!(found.evidence["largest_standard_error"].as_f64().unwrap() > 0.0);
+    assert_eq!(found.evidence["exact"], false);
     let sum: f64 = scores(&found).iter().sum();
     assert!((sum - (found.value - found.base_value.unwrap())).abs() < 1e-6);
     assert_eq!(misfit("trans-shap", of(TEXT, json!({ "background": "words" }))).pointer, "/parameters/texts");

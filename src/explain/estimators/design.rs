@@ -99,13 +99,25 @@ impl Design {
         }
     }
 
-    /// The Shapley kernel's mass of each pair of `size`, given how many of that size were taken, and the part
-    /// of that size's pairs that was not: zero for a complete size.
-    pub(super) fn weight(players: usize, size: usize, taken: usize) -> (f64, f64) {
-        let half = if 2 * size == players { 0.5 } else { 1.0 };
-        let mass = half * (players - 1) as f64 / (size * (players - size)) as f64;
-        let missing = 1.0 - taken as f64 / (half * binomial(players, size));
-        (mass / taken.max(1) as f64, missing.max(0.0))
+    /// For each of the pairs of these sizes, the Shapley kernel's mass that it stands for, and the part of its
+    /// size's pairs that is not among them: zero for a complete size. Sizes without a pair leave their mass to
+    /// the nearest that has one, complete ones last.
+    pub(super) fn weights(players: usize, sizes: &[usize]) -> Vec<(f64, f64)> {
+        let half = |size: usize| if 2 * size == players { 0.5 } else { 1.0 };
+        let mut taken = vec![0usize; players / 2 + 1];
+        sizes.iter().for_each(|&size| taken[size] += 1);
+        let missing =
+            |size: usize| (1.0 - taken[size] as f64 / (half(size) * binomial(players, size))).max(0.0);
+        let mut masses = vec![0.0; taken.len()];
+        for size in 1..taken.len() {
+            let nearest = (1..taken.len())
+                .filter(|&it| taken[it] > 0)
+                .min_by_key(|&it| (it != size && missing(it) == 0.0, it.abs_diff(size)));
+            if let Some(nearest) = nearest {
+                masses[nearest] += half(size) * (players - 1) as f64 / (size * (players - size)) as f64;
+            }
+        }
+        sizes.iter().map(|&size| (masses[size] / taken[size] as f64, missing(size))).collect()
     }
 }
 

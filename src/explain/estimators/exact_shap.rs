@@ -7,7 +7,8 @@ use super::shapley::{self, Shapley};
 /// The most players for which all coalitions are evaluated.
 pub const MAX_PLAYERS: usize = 16;
 
-/// The Shapley values of `game`, from its 2^n coalitions (Shapley 1953).
+/// The Shapley values of `game`, from its 2^n coalitions (Shapley 1953). Their standard errors are those of drawn
+/// worths, Var φ_i = Σ_S c_i(S)² σ²(S), and zero where worths are certain.
 ///
 /// # Errors
 /// No players, more than [`MAX_PLAYERS`], or the game stopped: there is no partial answer.
@@ -32,13 +33,14 @@ pub(super) fn enumerate(
     full: Vec<f64>,
 ) -> Result<Run<Shapley>, EstimateError> {
     let players = game.players();
-    let weights: Vec<f64> = (0..players).map(|size| shapley::weight(players, size)).collect();
-    // Everybody's last step and nobody's first one.
-    let mut values: Vec<Vec<f64>> = base
-        .iter()
-        .zip(&full)
-        .map(|(base, full)| vec![weights[players - 1] * full - weights[0] * base; players])
-        .collect();
+    let mut sums = Sums {
+        weights: (0..players).map(|size| shapley::weight(players, size)).collect(),
+        values: vec![vec![0.0; players]; base.len()],
+        variances: vec![vec![0.0; players]; base.len()],
+    };
+    let (nobody, everybody) = (Coalition::empty(players), Coalition::full(players));
+    sums.add(&nobody, &base, game.spread(&nobody));
+    sums.add(&everybody, &full, game.spread(&everybody));
     let codes: Vec<u64> = (1..(1u64 << players) - 1).collect();
     for part in codes.chunks(game.chunk().max(1)) {
         let coalitions: Vec<_> = part.iter().map(|&code| Coalition::from_code(players, code)).collect();
@@ -46,21 +48,35 @@ pub(super) fn enumerate(
         if let Some(stop) = stop {
             return Err(stop.into());
         }
-        for (&code, row) in part.iter().zip(&rows) {
-            let size = code.count_ones() as usize;
-            for (values, worth) in values.iter_mut().zip(row) {
-                for (player, value) in values.iter_mut().enumerate() {
-                    // The coalition ends a step of its members and starts one of everybody else.
-                    *value += match code >> player & 1 {
-                        1 => weights[size - 1] * worth,
-                        _ => -weights[size] * worth,
-                    };
-                }
+        coalitions.iter().zip(&rows).for_each(|(it, row)| sums.add(it, row, game.spread(it)));
+    }
+    let evaluations = codes.len() + 2;
+    let errors = |row: &Vec<f64>| row.iter().map(|variance| variance.sqrt()).collect();
+    let standard_errors = sums.variances.iter().map(errors).collect();
+    let estimate = Shapley { values: sums.values, standard_errors, base, full };
+    Ok(Run { estimate, evaluations, ended: Ended::Exhausted })
+}
+
+/// Values and their variances, as far as coalitions were added: `[output][player]`.
+struct Sums {
+    weights: Vec<f64>,
+    values: Vec<Vec<f64>>,
+    variances: Vec<Vec<f64>>,
+}
+
+impl Sums {
+    fn add(&mut self, coalition: &Coalition, worths: &[f64], spread: Option<Vec<f64>>) {
+        let (players, size) = (coalition.players(), coalition.len());
+        for player in 0..players {
+            // The coalition ends a step of its members and starts one of everybody else.
+            let weight =
+                if coalition.contains(player) { self.weights[size - 1] } else { -self.weights[size] };
+            self.values.iter_mut().zip(worths).for_each(|(values, worth)| values[player] += weight * worth);
+            for (variances, spread) in self.variances.iter_mut().zip(spread.iter().flatten()) {
+                variances[player] += weight * weight * spread;
             }
         }
     }
-    let evaluations = codes.len() + 2;
-    Ok(Run { estimate: Shapley::exact(values, base, full), evaluations, ended: Ended::Exhausted })
 }
 
 #[cfg(test)]

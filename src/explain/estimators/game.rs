@@ -20,6 +20,12 @@ pub trait Game {
     /// [`Stop`] when the rows were not, or not all, evaluated; an estimator keeps what earlier calls gave.
     fn evaluate(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, Stop>;
 
+    /// The variance of the worth that stood for `coalition`, by output, where that was a mean over draws: not a
+    /// number where one draw says nothing of it. None where worths are certain.
+    fn spread(&self, _coalition: &Coalition) -> Option<Vec<f64>> {
+        None
+    }
+
     /// Whether work between evaluations may go on.
     ///
     /// # Errors
@@ -194,6 +200,62 @@ impl<F: FnMut(&Coalition) -> f64> Game for Function<F> {
     fn chunk(&self) -> usize {
         self.chunk
     }
+}
+
+/// A game whose worths are means over draws, more scattered the fewer are present; one output.
+#[cfg(test)]
+pub(crate) struct Drawn<F> {
+    pub(crate) players: usize,
+    pub(crate) worth: F,
+    pub(crate) draws: usize,
+    pub(crate) seed: u64,
+    spread: std::collections::HashMap<Coalition, f64>,
+}
+
+#[cfg(test)]
+impl<F: FnMut(&Coalition) -> f64> Drawn<F> {
+    pub(crate) fn new(players: usize, draws: usize, seed: u64, worth: F) -> Self {
+        Self { players, worth, draws, seed, spread: Default::default() }
+    }
+}
+
+#[cfg(test)]
+impl<F: FnMut(&Coalition) -> f64> Game for Drawn<F> {
+    fn players(&self) -> usize {
+        self.players
+    }
+
+    fn outputs(&self) -> usize {
+        1
+    }
+
+    fn evaluate(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, Stop> {
+        let mut row = |coalition: &Coalition| {
+            let code = coalition
+                .members()
+                .fold(0u64, |code, it| code.wrapping_mul(0x1_0001).wrapping_add(it as u64 + 1));
+            let mut stream = super::random::Stream::new(self.seed, code, 0);
+            let absent = (self.players - coalition.len()) as f64;
+            let mut draw = || absent.sqrt() * (stream.fraction() + stream.fraction() - 1.0);
+            let draws: Vec<f64> = (0..self.draws).map(|_| draw()).collect();
+            let (mean, variance) = mean_and_variance(&draws);
+            self.spread.insert(coalition.clone(), variance);
+            vec![(self.worth)(coalition) + mean]
+        };
+        Ok(coalitions.iter().map(&mut row).collect())
+    }
+
+    fn spread(&self, coalition: &Coalition) -> Option<Vec<f64>> {
+        Some(vec![self.spread.get(coalition).copied().unwrap_or(0.0)])
+    }
+}
+
+/// The mean of draws, and its variance as they tell it: not a number for one.
+pub fn mean_and_variance(draws: &[f64]) -> (f64, f64) {
+    let count = draws.len() as f64;
+    let mean = draws.iter().sum::<f64>() / count;
+    let squares: f64 = draws.iter().map(|it| (it - mean).powi(2)).sum();
+    (mean, squares / (count - 1.0) / count)
 }
 
 #[cfg(test)]

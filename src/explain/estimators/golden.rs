@@ -86,3 +86,54 @@ pub(super) fn tables() -> Vec<Table> {
     })
     .collect()
 }
+
+/// Some players, and what they are worth by how many of them are present.
+type Group = (Vec<usize>, Box<dyn Fn(f64) -> f64>);
+
+/// A game of groups: Σ_g f_g(how many of group g are present). Every member of a group of a players has an a-th
+/// of f_g(a) - f_g(0).
+pub(super) struct Groups {
+    pub(super) players: usize,
+    groups: Vec<Group>,
+}
+
+impl Groups {
+    /// Words that count alone, pairs and triples that count together, or most words saturating together.
+    pub(super) fn several(players: usize) -> [Self; 3] {
+        let size = |place: usize| ((place * 37 + 11) % 19) as f64 / 9.0 - 1.0;
+        let alone = |place: usize| -> Group {
+            let own = size(place).powi(3);
+            (vec![place], Box::new(move |present| own * present))
+        };
+        let together = |place: usize| -> Group {
+            let (own, count) = (0.7 * size(place + 5), 2 + place % 2);
+            let of = (0..count).map(|k| (place + k * (1 + place % 3)) % players).collect();
+            (of, Box::new(move |present| if present as usize == count { own } else { 0.0 }))
+        };
+        let all = |every: usize, steep: f64| -> Group {
+            let of: Vec<usize> = (0..players).filter(|it| it % every != 1).collect();
+            let count = of.len() as f64;
+            (of, Box::new(move |present| (steep * (present / count - 0.5)).tanh()))
+        };
+        [
+            (0..players).map(alone).chain((0..players).map(together)).collect(),
+            (0..players / 4).map(alone).chain([all(3, 4.0)]).collect(),
+            (0..players).step_by(3).map(together).chain([all(2, 2.0), all(5, 6.0)]).collect(),
+        ]
+        .map(|groups| Self { players, groups })
+    }
+
+    pub(super) fn worth(&self, coalition: &Coalition) -> f64 {
+        let present = |of: &Vec<usize>| of.iter().filter(|&&it| coalition.contains(it)).count() as f64;
+        self.groups.iter().map(|(of, worth)| worth(present(of))).sum()
+    }
+
+    pub(super) fn exact(&self) -> Vec<f64> {
+        let mut values = vec![0.0; self.players];
+        for (of, worth) in &self.groups {
+            let count = of.len() as f64;
+            of.iter().for_each(|&it| values[it] += (worth(count) - worth(0.0)) / count);
+        }
+        values
+    }
+}

@@ -12,8 +12,9 @@
 use faer::Mat;
 use gauss_quad::legendre::GaussLegendre;
 
-use super::game::Coalition;
+use super::game::{Coalition, Stop};
 use super::linalg::{Cholesky, column, solve_symmetric};
+use super::regression::Worths;
 
 /// The expected number of players in an interaction, tried in the first and in the second round.
 const EVEN_REACH: [f64; 3] = [1.2, 2.4, 3.6];
@@ -43,12 +44,24 @@ pub(super) struct Posterior {
     rows: Mat<f64>,
 }
 
-/// Fits the process to `halves[k]` = g(`pairs[k]`), with g(everybody) = `full` taken as certain; none where
-/// there are too few pairs to tell interactions from values.
-pub(super) fn fit(players: usize, pairs: &[Coalition], halves: &[f64], full: f64) -> Option<Posterior> {
-    if pairs.len() < players + 4 {
-        return None;
+/// Players beyond whom the process takes more memory and time than its estimate is worth.
+const MOST_PLAYERS: usize = 1024;
+
+/// Fits the process to g(`pairs[k]`), with g(everybody) taken as certain; none where there are too few pairs to
+/// tell interactions from values, or too many players. `check` is asked before each factorisation.
+///
+/// # Errors
+/// What `check` says.
+pub(super) fn fit(
+    pairs: &[Coalition],
+    worths: Worths<'_>,
+    check: &dyn Fn() -> Result<(), Stop>,
+) -> Result<Option<Posterior>, Stop> {
+    let players = pairs[0].players();
+    if pairs.len() < players + 4 || players > MOST_PLAYERS {
+        return Ok(None);
     }
+    let Worths { halves, full, .. } = worths;
     let rows = |step: f64| -> (Mat<f64>, Vec<f64>) {
         let count = (pairs.len() as f64 / step) as usize;
         let places: Vec<usize> = (0..count).map(|k| (k as f64 * step) as usize).collect();
@@ -63,47 +76,64 @@ pub(super) fn fit(players: usize, pairs: &[Coalition], halves: &[f64], full: f64
 
     let many = players > MANY_PLAYERS;
     let noises = if many { &FEW_NOISES[..] } else { &NOISE };
-    let choose = |grades: &[f64], reaches: &[f64]| {
-        reaches
-            .iter()
-            .filter_map(|reach| {
-                let kernel = Kernel::new(grades.iter().map(|grade| grade * reach / players as f64).collect());
-                let covariance = kernel.between(&trial_rows, &trial_rows);
-                noises
-                    .iter()
-                    .filter_map(|&noise| {
-                        let fitted = Fitted::new(&covariance, &trial_rows, &trial, noise)?;
-                        Some((fitted.likelihood, noise))
-                    })
-                    .max_by(|a, b| a.0.total_cmp(&b.0))
-                    .map(|(likelihood, noise)| (likelihood, noise, kernel))
-            })
-            .max_by(|a, b| a.0.total_cmp(&b.0))
+    let choose = |grades: &[f64], reaches: &[f64]| -> Result<Option<(f64, f64, Kernel)>, Stop> {
+        let mut best: Option<(f64, f64, Kernel)> = None;
+        for reach in reaches {
+            let kernel = || Kernel::new(grades.iter().map(|grade| grade * reach / players as f64).collect());
+            let covariance = kernel().between(&trial_rows, &trial_rows);
+            for &noise in noises {
+                check()?;
+                let Some(fitted) = Fitted::new(&covariance, &trial_rows, &trial, noise) else { continue };
+                if best.as_ref().is_none_or(|best| fitted.likelihood >= best.0) {
+                    best = Some((fitted.likelihood, noise, kernel()));
+                }
+            }
+        }
+        Ok(best)
     };
-    let (even_likelihood, even_noise, even) =
-        choose(&vec![1.0; players], if many { &FEW_REACHES } else { &EVEN_REACH })?;
-    let first = Fitted::new(&even.between(&trial_rows, &trial_rows), &trial_rows, &trial, even_noise)?
-        .values(&even, &trial_rows);
+    let Some((even_likelihood, even_noise, even)) =
+        choose(&vec![1.0; players], if many { &FEW_REACHES } else { &EVEN_REACH })?
+    else {
+        return Ok(None);
+    };
+    let fitted = Fitted::new(&even.between(&trial_rows, &trial_rows), &trial_rows, &trial, even_noise);
+    let Some(first) = fitted.map(|it| it.values(&even, &trial_rows)) else { return Ok(None) };
     let importance = (first.iter().map(|value| value * value).sum::<f64>() / players as f64).sqrt();
-    let graded = (importance > 0.0).then(|| {
+    let mut graded = None;
+    if importance > 0.0 {
         let grades: Vec<f64> =
             first.iter().map(|value| FLOOR + (1.0 - FLOOR) * value.abs() / importance).collect();
-        choose(&grades, if many { &FEW_REACHES } else { &GRADED_REACH })
-    });
-    let (noise, kernel) = match graded.flatten() {
+        graded = choose(&grades, if many { &FEW_REACHES } else { &GRADED_REACH })?;
+    }
+    let (noise, kernel) = match graded {
         Some((likelihood, noise, kernel)) if likelihood > even_likelihood => (noise, kernel),
         _ => (even_noise, even),
     };
 
     let (rows, halves) = rows(1.0);
-    let fitted = Fitted::new(&kernel.between(&rows, &rows), &rows, &halves, noise)?;
+    check()?;
+    let Some(fitted) = Fitted::new(&kernel.between(&rows, &rows), &rows, &halves, noise) else {
+        return Ok(None);
+    };
+    check()?;
     let mut values = fitted.values(&kernel, &rows);
+    let mut variances = fitted.variances(&kernel, &rows);
+    if worths.full_spread != 0.0 {
+        let with = kernel.values_with(&rows);
+        let mut answer = fitted.answer(&with, &rows);
+        level(&mut answer, 2.0);
+        variances.iter_mut().zip(answer).for_each(|(it, answer)| *it += answer.powi(2) * worths.full_spread);
+    }
     // What the near-certain full row leaves is rounding; it goes to all alike.
-    let gap = (2.0 * full - values.iter().sum::<f64>()) / players as f64;
-    values.iter_mut().for_each(|value| *value += gap);
-    let variances = fitted.variances(&kernel, &rows);
+    level(&mut values, 2.0 * full);
     let Fitted { trend, weights, .. } = fitted;
-    Some(Posterior { values, variances, trend, weights, kernel, rows })
+    Ok(Some(Posterior { values, variances, trend, weights, kernel, rows }))
+}
+
+/// Adds the same to all values, so that they sum to `total`.
+pub(super) fn level(values: &mut [f64], total: f64) {
+    let gap = (total - values.iter().sum::<f64>()) / values.len() as f64;
+    values.iter_mut().for_each(|value| *value += gap);
 }
 
 impl Posterior {
@@ -300,13 +330,19 @@ impl Fitted {
     }
 
     fn values(&self, kernel: &Kernel, rows: &Mat<f64>) -> Vec<f64> {
-        let with = kernel.values_with(rows);
-        (0..self.trend.len())
-            .map(|player| {
-                let rest: f64 = self.weights.iter().enumerate().map(|(row, w)| with[(row, player)] * w).sum();
-                2.0 * self.trend[player] + rest
-            })
-            .collect()
+        combined(&self.trend, &self.weights, &kernel.values_with(rows))
+    }
+
+    /// What a unit of the certain row adds to each value.
+    fn answer(&self, with: &Mat<f64>, rows: &Mat<f64>) -> Vec<f64> {
+        let (count, players) = (rows.nrows(), rows.ncols());
+        let unit = Mat::from_fn(count, 1, |row, _| if row + 1 == count { 1.0 } else { 0.0 });
+        let white = self.covariance.half_solve(&unit);
+        let trend = self.gram.solve_vector(&column(&(self.whitened.transpose() * &white), 0));
+        let residual: Vec<f64> = (0..count)
+            .map(|row| unit[(row, 0)] - (0..players).map(|p| rows[(row, p)] * trend[p]).sum::<f64>())
+            .collect();
+        combined(&trend, &self.covariance.solve_vector(&residual), with)
     }
 
     fn variances(&self, kernel: &Kernel, rows: &Mat<f64>) -> Vec<f64> {
@@ -329,4 +365,11 @@ impl Fitted {
             })
             .collect()
     }
+}
+
+/// Values from a trend, and from weights of the rows with which they covary.
+fn combined(trend: &[f64], weights: &[f64], with: &Mat<f64>) -> Vec<f64> {
+    let rest =
+        |player: usize| weights.iter().enumerate().map(|(row, w)| with[(row, player)] * w).sum::<f64>();
+    trend.iter().enumerate().map(|(player, trend)| 2.0 * trend + rest(player)).collect()
 }

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::exact_shap::exact_shap;
-use super::game::{Coalition, Function};
+use super::game::{Coalition, Drawn, Function, Game};
+use super::golden::Groups;
 use super::hierarchy::Hierarchy;
 use super::kernel_shap::{KernelShap, Regression, kernel_shap};
 use super::partition_shap::partition_shap;
@@ -49,6 +50,60 @@ fn estimate(name: &str, budget: Budget, worth: &[f64]) -> Shapley {
             partition_shap(&mut game, &chain(PLAYERS), samples).unwrap().estimate.shapley
         }
     }
+}
+
+/// Root mean squared error and standard error over seeds and players.
+fn scatter(exact: &[f64], estimate: impl Fn(u64) -> Shapley) -> (f64, f64) {
+    const SEEDS: u64 = 24;
+    let (mut error, mut standard) = (0.0, 0.0);
+    for seed in 0..SEEDS {
+        let found = estimate(seed);
+        error += found.values[0].iter().zip(exact).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+        standard += found.standard_errors[0].iter().map(|it| it * it).sum::<f64>();
+    }
+    let count = (SEEDS as usize * exact.len()) as f64;
+    ((error / count).sqrt(), (standard / count).sqrt())
+}
+
+#[test]
+fn drawn_worths_scatter_as_the_standard_errors_say() {
+    let players = 8;
+    let [words, ..] = Groups::several(players);
+    let (exact, order) = (words.exact(), chain(players));
+    let owen = partition_shap(&mut Function::new(players, |c: &Coalition| words.worth(c)), &order, 10_000);
+    let owen = owen.unwrap().estimate.shapley.values.remove(0);
+    let drawn = |seed| Drawn::new(players, 4, seed, |c: &Coalition| words.worth(c));
+    let by_kernel = |samples, regression| {
+        scatter(&exact, |seed| {
+            let options = KernelShap { samples, tolerance: None, regression, seed };
+            kernel_shap(&mut drawn(seed), &options).unwrap().estimate
+        })
+    };
+    let walks = |seed| {
+        let options = PermutationShap { samples: 200, tolerance: None, seed };
+        permutation_shap(&mut drawn(seed), &options).unwrap().estimate
+    };
+    for (name, (error, standard)) in [
+        ("exact", scatter(&exact, |seed| exact_shap(&mut drawn(seed)).unwrap().estimate)),
+        ("kernel, all", by_kernel(254, Regression::Interactions)),
+        ("kernel", by_kernel(120, Regression::Interactions)),
+        ("kernel, linear", by_kernel(120, Regression::Linear)),
+        ("permutation", scatter(&exact, walks)),
+        (
+            "partition",
+            scatter(&owen, |seed| partition_shap(&mut drawn(seed), &order, 10_000).unwrap().estimate.shapley),
+        ),
+    ] {
+        let ratio = error / standard;
+        assert!((1.0 / 1.5..1.5).contains(&ratio), "{name}: {error:.4} / {standard:.4} = {ratio:.2}");
+    }
+}
+
+#[test]
+fn one_draw_a_coalition_leaves_the_standard_errors_unknown() {
+    let mut game = Drawn::new(6, 1, 0, |c: &Coalition| c.len() as f64);
+    assert!(game.spread(&Coalition::empty(6)).is_some());
+    assert!(exact_shap(&mut game).unwrap().estimate.largest_standard_error().is_nan());
 }
 
 fn game() -> impl Strategy<Value = Vec<f64>> {

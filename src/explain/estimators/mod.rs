@@ -21,6 +21,7 @@ pub mod partition_shap;
 pub mod permutation_shap;
 mod presence;
 pub mod random;
+mod regression;
 mod selection;
 mod shapley;
 pub mod tree;
@@ -29,13 +30,13 @@ pub use anchors::{Anchors, KEEP as ANCHORS_KEEP, Rule, anchors};
 pub use bounds::Interval;
 pub use budget::{Ended, EstimateError, Run};
 pub use exact_shap::{MAX_PLAYERS as MAX_EXACT_PLAYERS, exact_shap};
-pub use game::{Coalition, Game, Stop};
+pub use game::{Coalition, Game, Stop, mean_and_variance};
 pub use hierarchy::{Begins, Hierarchy, Piece, text_hierarchy};
 pub use kernel_shap::{KernelShap, Regression, kernel_shap};
 pub use lime::{Lime, LimeFit, LinearSurrogate, Selection, WIDTH as LIME_WIDTH, lime};
 pub use partition_shap::{Owen, full_cost as partition_cost, partition_shap};
-pub use permutation_shap::{PermutationShap, permutation_shap};
-pub use shapley::Shapley;
+pub use permutation_shap::{FEW_WALKS, PermutationShap, permutation_shap};
+pub use shapley::{Shapley, largest as largest_standard_error};
 pub use tree::{DecisionTree, TreeNode, TreeSurrogate, decision_tree};
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! This file is where Owen values are computed down a hierarchy of the players.
 
+use std::collections::BTreeMap;
+
 use super::budget::{self, Ended, EstimateError, Run, evaluate};
 use super::game::{Coalition, Game, Stop};
 use super::hierarchy::Hierarchy;
@@ -8,8 +10,8 @@ use super::shapley::Shapley;
 /// What partition SHAP came to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Owen {
-    /// The values. Standard errors are zero for players reached one by one, and not a number for those that
-    /// share a group's credit.
+    /// The values. Standard errors of players reached one by one are those of drawn worths, zero where worths are
+    /// certain; not a number for players that share a group's credit.
     pub shapley: Shapley,
     /// Whether every group was split down to single players.
     pub complete: bool,
@@ -42,6 +44,7 @@ pub fn partition_shap(
     let mut owen = Credit {
         values: vec![vec![0.0; players]; base.len()],
         shared: vec![false; players],
+        steps: game.spread(&Coalition::empty(players)).map(|_| BTreeMap::new()),
         members: &members,
     };
     let root = Group {
@@ -98,13 +101,12 @@ pub fn partition_shap(
     }
     let complete = open.is_empty();
     open.iter().for_each(|group| owen.share(group));
-    let standard_errors = owen.shared.iter().map(|&shared| if shared { f64::NAN } else { 0.0 }).collect();
+    let standard_errors = owen.errors(game);
     let ended = match stopped {
         Some(stop) => Ended::Stopped(stop),
         None if complete => Ended::Exhausted,
         None => Ended::Budget,
     };
-    let standard_errors = vec![standard_errors; base.len()];
     let shapley = Shapley { values: owen.values, standard_errors, base, full };
     Ok(Run { estimate: Owen { shapley, complete }, evaluations: spent + 2, ended })
 }
@@ -144,6 +146,8 @@ struct Credit<'a> {
     values: Vec<Vec<f64>>,
     /// Players that share a group's credit.
     shared: Vec<bool>,
+    /// How often each coalition's worth counts in each player's value, where worths are drawn.
+    steps: Option<BTreeMap<(Coalition, usize), f64>>,
     members: &'a [Coalition],
 }
 
@@ -156,8 +160,27 @@ impl Credit<'_> {
                 for (values, (low, high)) in self.values.iter_mut().zip(group.low.iter().zip(&group.high)) {
                     values[group.node] += group.weight * (high - low);
                 }
+                if let Some(steps) = &mut self.steps {
+                    let high = group.context.union(&self.members[group.node]);
+                    *steps.entry((high, group.node)).or_default() += group.weight;
+                    *steps.entry((group.context, group.node)).or_default() -= group.weight;
+                }
             }
         }
+    }
+
+    /// Standard errors: Var φ_i = Σ_S c_i(S)² σ²(S) over drawn worths.
+    fn errors(&self, game: &impl Game) -> Vec<Vec<f64>> {
+        let unknown = |&shared: &bool| if shared { f64::NAN } else { 0.0 };
+        let mut errors = vec![self.shared.iter().map(unknown).collect::<Vec<f64>>(); self.values.len()];
+        for ((coalition, player), share) in self.steps.iter().flatten() {
+            let spread = game.spread(coalition);
+            for (errors, spread) in errors.iter_mut().zip(spread.iter().flatten()) {
+                errors[*player] += share * share * spread;
+            }
+        }
+        errors.iter_mut().flatten().for_each(|it| *it = it.sqrt());
+        errors
     }
 
     /// Shares a group's credit evenly.
@@ -231,5 +254,13 @@ mod tests {
         let worth = |c: &Coalition| [0.0, 3.0, 5.0, 10.0][c.members().map(|m| 1 << m).sum::<usize>()];
         let run = partition_shap(&mut Function::new(2, worth), &hierarchy, 2).unwrap();
         assert_eq!(run.estimate.shapley.values, [[4.0, 6.0]]);
+    }
+
+    #[test]
+    fn a_group_that_shares_its_credit_leaves_the_largest_standard_error_unknown() {
+        let run = partition_shap(&mut Function::new(8, by_position), &positions(), 9).unwrap();
+        let errors = &run.estimate.shapley.standard_errors[0];
+        assert!(errors.iter().any(|it| it.is_nan()) && errors.contains(&0.0), "{errors:?}");
+        assert!(run.estimate.shapley.largest_standard_error().is_nan());
     }
 }

@@ -1,8 +1,8 @@
 //! This file is where Shapley values are estimated along random orders of the players.
 
 use super::budget::{self, Ended, EstimateError, Run, check_tolerance, checkpoints, evaluate};
-use super::exact_shap;
 use super::game::{Coalition, Game};
+use super::kernel_shap::{KernelShap, Regression, kernel_shap};
 use super::random::Stream;
 use super::shapley::Shapley;
 
@@ -20,10 +20,13 @@ pub struct PermutationShap {
 const PURPOSE: u64 = 0x7065_726d;
 /// Pairs of walks after which a run with a tolerance first looks at its standard errors.
 const FIRST_LOOK: usize = 8;
+/// Pairs of walks from which their spread is told.
+pub const FEW_WALKS: usize = 5;
 
 /// Estimates the Shapley values of `game` as mean marginal contributions over random orders, each walked there
 /// and back (antithetic; Mitchell et al. 2022), 2 (n - 1) evaluations a pair. Unbiased; the standard errors are
-/// those of the mean over pairs, not a number after a single pair. Exact when 2^n - 2 <= samples.
+/// those of the mean over pairs, widened as Student's t is, and not a number below [`FEW_WALKS`] pairs. Over all
+/// coalitions when 2^n - 2 <= samples.
 ///
 /// # Errors
 /// No players, too few samples for one pair of walks, a tolerance of zero or less, or the game stopped before one
@@ -39,13 +42,20 @@ pub fn permutation_shap(
         let limit = format!("must be at least {}, one walk there and back over the features", pair.max(1));
         return Err(EstimateError::parameter("samples", options.samples, limit));
     }
-    let (base, full) = budget::ends(game)?;
-    if players == 1 || players < 63 && (1usize << players) - 2 <= options.samples {
-        return exact_shap::enumerate(game, base, full);
+    if players < 63 && (1usize << players) - 2 <= options.samples {
+        let PermutationShap { samples, seed, .. } = *options;
+        let samples = samples.max(2 * players);
+        let all = KernelShap { samples, tolerance: None, regression: Regression::Interactions, seed };
+        return kernel_shap(game, &all);
     }
 
-    let mut walks =
-        Walks { players, count: 0, moments: vec![vec![(0.0, 0.0); players]; base.len()], base, full };
+    let (base, full) = budget::ends(game)?;
+    let mut ends = vec![0.0; base.len()];
+    for of in [Coalition::empty(players), Coalition::full(players)].iter().filter_map(|it| game.spread(it)) {
+        ends.iter_mut().zip(of).for_each(|(sum, it)| *sum += it);
+    }
+    let moments = vec![vec![(0.0, 0.0); players]; base.len()];
+    let mut walks = Walks { players, count: 0, moments, outer: vec![0; players], base, full, ends };
     for mark in checkpoints(FIRST_LOOK, options.samples / pair, options.tolerance) {
         let orders: Vec<_> = (walks.count..mark).map(|index| order(players, options.seed, index)).collect();
         // Whole pairs of walks in every chunk, so that a stop loses less than a chunk.
@@ -92,14 +102,19 @@ struct Walks {
     count: usize,
     /// Mean and sum of squared deviations of each player's mean contribution over a pair, by output.
     moments: Vec<Vec<(f64, f64)>>,
+    /// How often each player stood at an end of an order.
+    outer: Vec<usize>,
     base: Vec<f64>,
     full: Vec<f64>,
+    /// The variance of the worths of nobody and everybody, which all walks share, by output.
+    ends: Vec<f64>,
 }
 
 impl Walks {
     /// Adds the pair of walks over `order`, whose worths are `rows`.
     fn add(&mut self, order: &[usize], rows: &[Vec<f64>]) {
         self.count += 1;
+        [order[0], order[self.players - 1]].iter().for_each(|&player| self.outer[player] += 1);
         let (there, back) = rows.split_at(self.players - 1);
         for (output, moments) in self.moments.iter_mut().enumerate() {
             let mut gains = vec![0.0; self.players];
@@ -124,14 +139,17 @@ impl Walks {
 
     fn estimate(&self) -> Shapley {
         let count = self.count as f64;
-        let error =
-            |squares: f64| if self.count > 1 { (squares / (count - 1.0) / count).sqrt() } else { f64::NAN };
-        let by_player = |of: &dyn Fn(&(f64, f64)) -> f64| -> Vec<Vec<f64>> {
-            self.moments.iter().map(|players| players.iter().map(of).collect()).collect()
+        // Variance of the mean, times that of Student's t with count - 1 degrees of freedom.
+        let widened = if self.count < FEW_WALKS { f64::NAN } else { 1.0 / (count - 3.0) / count };
+        let errors = |(moments, ends): (&Vec<(f64, f64)>, &f64)| {
+            let error = |((_, squares), outer): (&(f64, f64), &usize)| {
+                (squares * widened + (*outer as f64 / (2.0 * count)).powi(2) * ends).sqrt()
+            };
+            moments.iter().zip(&self.outer).map(error).collect()
         };
         Shapley {
-            values: by_player(&|(mean, _)| *mean),
-            standard_errors: by_player(&|(_, squares)| error(*squares)),
+            values: self.moments.iter().map(|of| of.iter().map(|(mean, _)| *mean).collect()).collect(),
+            standard_errors: self.moments.iter().zip(&self.ends).map(errors).collect(),
             base: self.base.clone(),
             full: self.full.clone(),
         }
@@ -227,5 +245,23 @@ mod tests {
     fn a_budget_below_one_pair_of_walks_is_refused() {
         let refusal = permutation_shap(&mut Function::new(12, golden::rough), &options(21, 0)).unwrap_err();
         assert!(refusal.to_string().starts_with("samples is 21, must be at least 22"));
+    }
+
+    #[test]
+    fn the_spread_of_fewer_than_five_walks_is_unknown() {
+        let largest = |pairs: usize| {
+            let run =
+                permutation_shap(&mut Function::new(12, golden::rough), &options(22 * pairs, 0)).unwrap();
+            run.estimate.largest_standard_error()
+        };
+        assert!(largest(4).is_nan() && largest(5) > 0.0);
+    }
+
+    #[test]
+    fn a_stop_before_all_coalitions_were_seen_leaves_an_estimate() {
+        let mut game = Function { limit: 400, chunk: 50, ..Function::new(10, golden::rough) };
+        let run = permutation_shap(&mut game, &options(1022, 0)).unwrap();
+        assert!(matches!(run.ended, Ended::Stopped(_)));
+        assert!(run.estimate.efficiency_gap(0).abs() < 1e-9);
     }
 }

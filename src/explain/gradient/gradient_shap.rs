@@ -44,7 +44,7 @@ pub struct GradientShap {
     /// The set from which baselines are drawn; each kind counts alike.
     #[schema(default = json!(["pad", "mask", "zero", "random"]))]
     pub baselines: Vec<BaselineKind>,
-    /// Points drawn.
+    /// Points drawn, shared evenly between the kinds of baseline; at least one for each.
     #[schema(minimum = 2, maximum = 4096, default = 64)]
     pub samples: usize,
     /// Random baselines in the set, for the kind `random`.
@@ -75,15 +75,16 @@ impl GradientShap {
 /// One gradient for each sample; the scores of the input and of every baseline.
 fn price(parameters: &GradientShap, subject: &Subject<'_>) -> Result<Price, ExplainError> {
     let bases: usize = parameters.starts(subject)?.iter().map(Baseline::draws).sum();
-    let samples = price_of(parameters.samples as u64, subject.targets, subject.output);
+    let samples = parameters.samples.max(parameters.baselines.len()) as u64;
+    let samples = price_of(samples, subject.targets, subject.output);
     Ok(Price { forward: samples.forward + 1 + bases as u64, gradient: samples.gradient })
 }
 
 /// `score(token) = E[Σ_h (e − b)_h · ∂v/∂e_h (b + α(e − b))]`, `α ~ U(0, 1)`, `b` from the set.
 ///
-/// Samples go through the baselines in turn, and `α` is stratified within each baseline's samples: unbiased,
-/// with less variance than independent draws. Standard errors treat samples as independent and so are
-/// conservative.
+/// Every kind of baseline counts alike, whatever its share of the samples; `α` is stratified within each kind:
+/// unbiased, with less variance than independent draws. Standard errors treat the samples of a kind as independent
+/// and so are conservative; there is none where a kind has one sample.
 fn run(parameters: &GradientShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let embedded = Embedded::of(case)?;
     let kinds = parameters.starts(&case.subject)?;
@@ -92,17 +93,17 @@ fn run(parameters: &GradientShap, case: &Case<'_>) -> Result<Vec<Finding>, Expla
     ends.extend(groups.iter().flatten().cloned().map(Point::Values));
     let values = embedded.values(ends)?;
 
-    let samples = parameters.samples;
+    let plan = plan(parameters.samples, groups.len());
+    let samples = plan.len();
     let start_of = |sample: usize| {
-        let group = &groups[sample % groups.len()];
-        &group[(sample / groups.len()) % group.len()]
+        let Drawn { kind, place, .. } = plan[sample];
+        &groups[kind][place % groups[kind].len()]
     };
-    let strata = samples.div_ceil(groups.len());
     let points: Vec<Point> = (0..samples)
         .map(|sample| {
-            let within: f64 = random::stream(case.subject.seed, sample as u64).random();
-            let share = ((sample / groups.len()) as f64 + within) / strata as f64;
-            Embedded::between(start_of(sample), &embedded.x, share as f32)
+            let within: f64 = random::stream(case.subject.seed, SHARES + sample as u64).random();
+            let Drawn { place, of, .. } = plan[sample];
+            Embedded::between(start_of(sample), &embedded.x, ((place as f64 + within) / of as f64) as f32)
         })
         .collect();
     let targets: Vec<usize> = (0..case.targets.len()).collect();
@@ -123,36 +124,61 @@ fn run(parameters: &GradientShap, case: &Case<'_>) -> Result<Vec<Finding>, Expla
         means.sum::<f64>() / groups.len() as f64
     };
     let finding = |target: usize| {
-        let (scores, _) = moments(&draws[target], embedded.tokens);
+        let (scores, _) = moments(&plan, &draws[target], embedded.tokens);
         let base = base_of(target);
         let mut evidence = Map::new();
         let delta = scores.iter().sum::<f64>() - (values[0][target] - base);
         evidence.insert("completeness_delta".into(), json!(delta));
         evidence.insert("samples".into(), json!(samples));
         let mut finding = token_finding(case, values[0][target], Some(base), &scores, evidence);
-        standard_errors(case, &draws[target], &mut finding);
+        standard_errors(case, &plan, &draws[target], &mut finding);
         finding
     };
     Ok(targets.iter().map(|&target| finding(target)).collect())
 }
 
-/// Mean and standard error of the mean, position by position.
-fn moments(draws: &[Vec<f64>], width: usize) -> (Vec<f64>, Vec<f64>) {
-    let n = draws.len() as f64;
-    let mut means = vec![0.0; width];
-    draws.iter().for_each(|draw| means.iter_mut().zip(draw).for_each(|(mean, it)| *mean += it / n));
+/// Where the streams of `α` begin; those of random baselines lie below.
+const SHARES: u64 = 1 << 32;
+
+/// One sample: the `place`-th of the `of` that its kind of baseline has.
+#[derive(Clone, Copy)]
+struct Drawn {
+    kind: usize,
+    place: usize,
+    of: usize,
+}
+
+/// The kinds in turn, each at least once.
+fn plan(samples: usize, kinds: usize) -> Vec<Drawn> {
+    let samples = samples.max(kinds);
+    let drawn = |sample: usize| {
+        let kind = sample % kinds;
+        Drawn { kind, place: sample / kinds, of: (samples - kind).div_ceil(kinds) }
+    };
+    (0..samples).map(drawn).collect()
+}
+
+/// The mean of the kinds' means and its standard error, position by position.
+fn moments(plan: &[Drawn], draws: &[Vec<f64>], width: usize) -> (Vec<f64>, Vec<f64>) {
+    let kinds = plan.iter().map(|it| it.kind + 1).max().unwrap_or(1);
+    let mut means = vec![vec![0.0; width]; kinds];
+    for (it, draw) in plan.iter().zip(draws) {
+        means[it.kind].iter_mut().zip(draw).for_each(|(mean, value)| *mean += value / it.of as f64);
+    }
     let mut errors = vec![0.0; width];
-    for draw in draws {
-        for ((error, it), mean) in errors.iter_mut().zip(draw).zip(&means) {
-            *error += (it - mean).powi(2);
+    for (it, draw) in plan.iter().zip(draws) {
+        let scale = (it.of * (it.of - 1) * kinds * kinds) as f64;
+        for ((error, value), mean) in errors.iter_mut().zip(draw).zip(&means[it.kind]) {
+            *error += (value - mean).powi(2) / scale;
         }
     }
-    errors.iter_mut().for_each(|it| *it = (*it / (n * (n - 1.0).max(1.0))).sqrt());
-    (means, errors)
+    errors.iter_mut().for_each(|it| *it = it.sqrt());
+    let mean = |at: usize| means.iter().map(|of| of[at]).sum::<f64>() / kinds as f64;
+    ((0..width).map(mean).collect(), errors)
 }
 
 /// Standard errors of the features' sums, and of the special tokens behind them.
-fn standard_errors(case: &Case<'_>, draws: &[Vec<f64>], finding: &mut Finding) {
+fn standard_errors(case: &Case<'_>, plan: &[Drawn], draws: &[Vec<f64>], finding: &mut Finding) {
     let features = case.subject.features;
     let special = case.subject.encoded.tokens.iter().enumerate().filter(|(_, it)| it.special);
     let groups: Vec<Vec<usize>> =
@@ -161,8 +187,41 @@ fn standard_errors(case: &Case<'_>, draws: &[Vec<f64>], finding: &mut Finding) {
         .iter()
         .map(|draw| groups.iter().map(|group| group.iter().map(|&at| draw[at]).sum()).collect())
         .collect();
-    let (_, errors) = moments(&sums, groups.len());
+    let (_, errors) = moments(plan, &sums, groups.len());
     for (attribution, error) in finding.attributions.iter_mut().zip(errors) {
-        attribution.standard_error = Some(error);
+        attribution.standard_error = error.is_finite().then_some(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_baseline_counts_alike() {
+        for samples in [2, 4, 5, 64] {
+            let plan = plan(samples, 3);
+            let draws: Vec<_> = plan.iter().map(|it| vec![[1.0, 2.0, 6.0][it.kind]]).collect();
+            assert_eq!(plan.len(), samples.max(3));
+            assert!((moments(&plan, &draws, 1).0[0] - 3.0).abs() < 1e-12, "{samples}");
+        }
+    }
+
+    #[test]
+    fn the_strata_of_a_kind_cover_the_whole_path() {
+        for it in plan(64, 3) {
+            let count = plan(64, 3).iter().filter(|other| other.kind == it.kind).count();
+            assert!(it.place < it.of && it.of == count);
+        }
+    }
+
+    #[test]
+    fn one_sample_of_a_kind_tells_no_standard_error() {
+        let error = |samples| {
+            let plan = plan(samples, 2);
+            let draws: Vec<_> = (0..plan.len()).map(|it| vec![it as f64]).collect();
+            moments(&plan, &draws, 1).1[0]
+        };
+        assert!(error(3).is_nan() && error(4) > 0.0);
     }
 }

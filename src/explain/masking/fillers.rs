@@ -139,7 +139,7 @@ impl Fillers {
 
     /// One filling of all words of the absent features.
     pub fn drawn(&self, absent: &[usize], variant: usize) -> impl Iterator<Item = (&[usize], u32)> {
-        let mut stream = Stream::new(self.seed, PURPOSE.wrapping_add(variant as u64), mark(absent));
+        let mut stream = stream(self.seed, absent, variant);
         let slots: Vec<&Slot> = absent.iter().flat_map(|&it| &self.slots[it]).collect();
         slots.into_iter().map(move |slot| {
             let mut left = stream.fraction();
@@ -242,6 +242,11 @@ fn likeliest(logits: &[f32], k: usize, floor: f64, admits: impl Fn(u32) -> bool)
     }
     let probable = found.into_iter().map(|id| (id, weight(logits[id as usize]) / sum));
     probable.enumerate().filter(|(place, it)| *place == 0 || it.1 >= floor).map(|(_, it)| it).collect()
+}
+
+/// The random numbers of one filling of the absent features.
+pub(super) fn stream(seed: u64, absent: &[usize], variant: usize) -> Stream {
+    Stream::new(seed, PURPOSE.wrapping_add(variant as u64), mark(absent))
 }
 
 /// A number that is the same for the same absent features, on every machine (FNV-1a, 64 bits).

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::{
     masked::{Masked, What, refuse},
-    shapley::findings,
+    shapley::{findings, spent},
 };
 use crate::{
     explain::{
@@ -53,8 +53,8 @@ pub struct ExactShap {
     /// For `mlm`: fillers below this probability are left out, the most probable stays.
     #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
     pub floor: f64,
-    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged. Absent: one, and up to
-    /// 32 where the features are few.
+    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged; the standard errors
+    /// tell what they leave. Absent: two, and up to 32 where the features are few.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 1, maximum = 64)]
     pub draws: Option<usize>,
@@ -67,9 +67,18 @@ impl Default for ExactShap {
 }
 
 impl ExactShap {
+    fn draws(&self, features: usize) -> usize {
+        self.draws.unwrap_or_else(|| Removal::draws_with_error(features, 1024))
+    }
+
+    /// Draws where one feature is present or one is absent.
+    fn edge(&self, features: usize) -> usize {
+        Removal::edge_draws(features, 1 << features.min(20), self.draws(features))
+    }
+
     fn removal(&self, features: usize) -> Removal<'_> {
         let Self { operation, k, floor, .. } = *self;
-        let draws = self.draws.unwrap_or_else(|| Removal::draws_for(features, 1024));
+        let draws = self.draws(features);
         Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
     }
 }
@@ -81,14 +90,21 @@ fn price(parameters: &ExactShap, subject: &Subject<'_>) -> Result<Price, Explain
         let (method, instead) = ("exact-shap", "kernel-shap");
         return Err(refuse(EstimateError::TooManyPlayers { method, players, limit, instead }, subject));
     }
-    let Effort { variants, once } =
-        parameters.removal(subject.features.len()).effort(subject, subject.features)?;
+    let features = subject.features.len();
+    let effort = parameters.removal(features).effort(subject, subject.features)?;
+    let effort = if parameters.operation.fills() {
+        effort.with_edges(features, parameters.edge(features))
+    } else {
+        effort
+    };
+    let Effort { variants, once } = effort;
     Ok(Price { forward: ((variants as u64) << players) + once as u64, gradient: 0 })
 }
 
 fn run(parameters: &ExactShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let masker = parameters.removal(case.subject.features.len()).masker(case, case.subject.features)?;
-    let mut game = Masked::new(case, masker, What::Scalars, false);
+    let features = masker.len();
+    let mut game = Masked::new(case, masker, What::Scalars, false).with_spread(parameters.edge(features));
     let run = estimators::exact_shap(&mut game).map_err(|error| refuse(error, &case.subject))?;
-    findings(case, run, game.shift()?, false, &|| None)
+    findings(case, run, &game, false, &spent(&game, parameters.draws(features), &[]), &|| None)
 }

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::{
     masked::{Masked, Regression, What, refuse},
-    shapley::{findings, paired_rows, paired_samples},
+    shapley::{findings, paired_rows, paired_samples, spent},
 };
 use crate::{
     explain::{
@@ -41,8 +41,8 @@ static KERNEL_SHAP: Typed<KernelShap> = Typed {
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KernelShap {
-    /// Subsets evaluated at most, at least twice the features; 1,024 by default, or twice the features where
-    /// that is more. When all subsets are no more than this, the values are exact.
+    /// Subsets evaluated at most, at least twice the features; by default 1,024, or six times the features up to
+    /// 10,000 where that is more. When all subsets are no more than this, the values are exact.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 2, maximum = 200_000)]
     pub samples: Option<usize>,
@@ -66,8 +66,8 @@ pub struct KernelShap {
     /// For `mlm`: fillers below this probability are left out, the most probable stays.
     #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
     pub floor: f64,
-    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged. Absent: one, and up to
-    /// 32 where all subsets are fewer than the samples.
+    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged; the standard errors
+    /// tell what they leave. Absent: two, and up to 32 where all subsets are fewer than the samples.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 1, maximum = 64)]
     pub draws: Option<usize>,
@@ -93,9 +93,18 @@ impl Default for KernelShap {
 }
 
 impl KernelShap {
+    fn draws(&self, features: usize) -> usize {
+        self.draws.unwrap_or_else(|| Removal::draws_with_error(features, self.samples(features)))
+    }
+
+    /// Draws where one feature is present or one is absent.
+    fn edge(&self, features: usize) -> usize {
+        Removal::edge_draws(features, self.samples(features), self.draws(features))
+    }
+
     fn removal(&self, features: usize) -> Removal<'_> {
         let Self { operation, k, floor, .. } = *self;
-        let draws = self.draws.unwrap_or_else(|| Removal::draws_for(features, self.samples(features)));
+        let draws = self.draws(features);
         Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
     }
 
@@ -108,8 +117,13 @@ impl KernelShap {
 fn price(parameters: &KernelShap, subject: &Subject<'_>) -> Result<Price, ExplainError> {
     let features = subject.features.len();
     let rows = paired_rows(features, parameters.samples(features))?;
-    let Effort { variants, once } =
-        parameters.removal(subject.features.len()).effort(subject, subject.features)?;
+    let effort = parameters.removal(features).effort(subject, subject.features)?;
+    let effort = if parameters.operation.fills() {
+        effort.with_edges(features, parameters.edge(features))
+    } else {
+        effort
+    };
+    let Effort { variants, once } = effort;
     Ok(Price { forward: rows * variants as u64 + once as u64, gradient: 0 })
 }
 
@@ -121,7 +135,10 @@ fn run(parameters: &KernelShap, case: &Case<'_>) -> Result<Vec<Finding>, Explain
         regression: parameters.regression.into(),
         seed: case.subject.seed,
     };
-    let mut game = Masked::new(case, masker, What::Scalars, parameters.partial);
+    let features = masker.len();
+    let mut game =
+        Masked::new(case, masker, What::Scalars, parameters.partial).with_spread(parameters.edge(features));
     let run = estimators::kernel_shap(&mut game, &options).map_err(|error| refuse(error, &case.subject))?;
-    findings(case, run, game.shift()?, parameters.partial, &|| None)
+    let spent = spent(&game, parameters.draws(features), &[("samples", options.samples)]);
+    findings(case, run, &game, parameters.partial, &spent, &|| None)
 }

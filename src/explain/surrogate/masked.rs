@@ -9,13 +9,14 @@ use utoipa::ToSchema;
 use crate::explain::{
     Attribution, Case, ExplainError, Masker, Misfit, Subject, attributions,
     distribution::Drift,
-    estimators::{self, Coalition, Ended, EstimateError, Game, Stop},
+    estimators::{self, Coalition, Ended, EstimateError, Game, Stop, mean_and_variance},
 };
 
 /// Coalitions handed over at once, so that rows of one length are many.
 const CHUNK: usize = 1024;
-/// The same where a deadline should leave something to answer with.
-const PARTIAL_CHUNK: usize = 128;
+/// Tokens handed over at once where a deadline should leave something to answer with, and the fewest rows.
+const PARTIAL_TOKENS: usize = 4096;
+const PARTIAL_ROWS: usize = 8;
 
 /// The game whose worth is the explained scalar of every target.
 pub(super) struct Masked<'a> {
@@ -29,6 +30,10 @@ pub(super) struct Masked<'a> {
     seen: HashMap<Coalition, usize>,
     /// With [`What::Kept`], how far each evaluation of a coalition lies from the input.
     drifts: HashMap<Coalition, Vec<Drift>>,
+    /// Draws where one feature is present or one is absent, where the error of draws is wanted.
+    edge: Option<usize>,
+    /// The variance of each drawn coalition's mean, by output.
+    spread: HashMap<Coalition, Vec<f64>>,
 }
 
 /// What a row's outputs are.
@@ -44,10 +49,21 @@ pub(super) enum What {
 
 impl<'a> Masked<'a> {
     pub(super) fn new(case: &'a Case<'a>, masker: Masker, what: What, partial: bool) -> Self {
-        let chunk = if partial { PARTIAL_CHUNK } else { CHUNK };
-        let chunk = (chunk / masker.variants()).max(1);
-        let (drift, seen, drifts) = (Drift::default(), HashMap::new(), HashMap::new());
-        Self { case, masker, what, partial, chunk, drift, seen, drifts }
+        let rows = if partial { partial_rows(case.subject.encoded.tokens.len()) } else { CHUNK };
+        let chunk = (rows / masker.variants()).max(1);
+        let (drift, seen, drifts, spread) =
+            (Drift::default(), HashMap::new(), HashMap::new(), HashMap::new());
+        Self { case, masker, what, partial, chunk, drift, seen, drifts, edge: None, spread }
+    }
+
+    /// The same, keeping the error of drawn worths; `edge` draws where one feature is present or one is absent.
+    pub(super) fn with_spread(self, edge: usize) -> Self {
+        Self { edge: Some(edge), ..self }
+    }
+
+    /// Whether worths are means over draws.
+    pub(super) fn drawn(&self) -> bool {
+        self.masker.draws()
     }
 
     /// How far the perturbed texts so far lie from the input, for the evidence.
@@ -109,20 +125,32 @@ impl<'a> Masked<'a> {
         let mut rows = Vec::new();
         for coalition in coalitions {
             let before = self.seen.entry(coalition.clone()).or_insert(0);
-            let variants = self.masker.rows(|feature| !coalition.contains(feature), *before);
+            let absent = |feature| !coalition.contains(feature);
+            let (variants, drawn) = match self.edge {
+                Some(edge) => self.masker.weighted(absent, *before, edge),
+                None => {
+                    let rows = self.masker.rows(absent, *before);
+                    let weight = 1.0 / rows.len() as f64;
+                    (rows.into_iter().map(|row| (row, weight)).collect(), false)
+                }
+            };
             *before += 1;
-            counts.push(variants.len());
-            rows.extend(variants);
+            let (of, weights): (Vec<_>, Vec<f64>) = variants.into_iter().unzip();
+            counts.push((weights, drawn));
+            rows.extend(of);
         }
         let logits = self.case.forward(rows)?;
         let labels = &self.case.subject.model.labels;
         let mut logits = logits.iter();
         let mut all = Vec::with_capacity(coalitions.len());
-        for (coalition, count) in coalitions.iter().zip(counts) {
+        for (coalition, (weights, drawn)) in coalitions.iter().zip(counts) {
             let (mut mean, mut drift) = (vec![0.0; self.outputs()], Drift::default());
-            for logits in logits.by_ref().take(count) {
+            let mut draws = vec![Vec::new(); if drawn { mean.len() } else { 0 }];
+            // The weights end first: the other way round a row would be lost.
+            for (weight, logits) in weights.iter().zip(logits.by_ref()) {
                 let outputs = self.outputs_of(logits)?;
-                mean.iter_mut().zip(outputs).for_each(|(mean, it)| *mean += it / count as f64);
+                draws.iter_mut().zip(&outputs).for_each(|(draws, it)| draws.push(*it));
+                mean.iter_mut().zip(outputs).for_each(|(mean, it)| *mean += it * weight);
                 // The whole text is not perturbed.
                 if coalition.len() < coalition.players() {
                     drift.add(labels, logits, 1.0)?;
@@ -131,6 +159,10 @@ impl<'a> Masked<'a> {
             self.drift.join(&drift);
             if self.what == What::Kept {
                 self.drifts.entry(coalition.clone()).or_default().push(drift);
+            }
+            if drawn {
+                let spread = draws.iter().map(|it| mean_and_variance(it).1).collect();
+                self.spread.insert(coalition.clone(), spread);
             }
             all.push(mean);
         }
@@ -151,6 +183,12 @@ impl Game for Masked<'_> {
         self.rows(coalitions).map_err(|error| self.stop(error))
     }
 
+    fn spread(&self, coalition: &Coalition) -> Option<Vec<f64>> {
+        let certain = || vec![0.0; self.outputs()];
+        let kept = self.edge.is_some() && self.drawn();
+        kept.then(|| self.spread.get(coalition).cloned().unwrap_or_else(certain))
+    }
+
     fn check(&self) -> Result<(), Stop> {
         self.case.lane.check().map_err(|stop| self.stop(stop.into()))
     }
@@ -158,6 +196,11 @@ impl Game for Masked<'_> {
     fn chunk(&self) -> usize {
         self.chunk
     }
+}
+
+/// Rows of so many tokens to hand over at once where a deadline should leave something to answer with.
+fn partial_rows(tokens: usize) -> usize {
+    (PARTIAL_TOKENS / tokens.max(1)).clamp(PARTIAL_ROWS, CHUNK)
 }
 
 /// What a regression takes interactions between features for.
@@ -242,4 +285,14 @@ pub(super) fn with_errors(case: &Case<'_>, scores: &[f64], errors: &[f64]) -> Ve
 pub(super) fn text<'a>(subject: &Subject<'a>, feature: usize) -> &'a str {
     let it = &subject.features[feature];
     subject.encoded.slice(it.segment, it.start, it.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_handed_over_before_a_deadline_are_fewer_the_longer_they_are() {
+        assert_eq!([4, 32, 128, 512, 8192].map(partial_rows), [1024, 128, 32, 8, 8]);
+    }
 }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{
     masked::{Masked, What, refuse, text},
-    shapley::findings,
+    shapley::{findings, spent},
 };
 use crate::{
     explain::{
@@ -62,8 +62,8 @@ pub struct PartitionShap {
     /// For `mlm`: fillers below this probability are left out, the most probable stays.
     #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
     pub floor: f64,
-    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged. Absent: one, and up to
-    /// 32 where all subsets are fewer than the samples.
+    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged; the standard errors
+    /// tell what they leave. Absent: two, and up to 32 where all subsets are fewer than the samples.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 1, maximum = 64)]
     pub draws: Option<usize>,
@@ -87,9 +87,18 @@ impl Default for PartitionShap {
 }
 
 impl PartitionShap {
+    fn draws(&self, features: usize) -> usize {
+        self.draws.unwrap_or_else(|| Removal::draws_with_error(features, self.samples))
+    }
+
+    /// Draws where one feature is present or one is absent.
+    fn edge(&self, features: usize) -> usize {
+        Removal::edge_draws(features, self.samples, self.draws(features))
+    }
+
     fn removal(&self, features: usize) -> Removal<'_> {
         let Self { operation, k, floor, .. } = *self;
-        let draws = self.draws.unwrap_or_else(|| Removal::draws_for(features, self.samples));
+        let draws = self.draws(features);
         Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
     }
 }
@@ -124,8 +133,14 @@ fn hierarchy(subject: &Subject<'_>) -> Result<Hierarchy, ExplainError> {
 
 /// Both ends, and the whole tree or as much of it as the samples reach.
 fn price(parameters: &PartitionShap, subject: &Subject<'_>) -> Result<Price, ExplainError> {
-    let Effort { variants, once } =
-        parameters.removal(subject.features.len()).effort(subject, subject.features)?;
+    let features = subject.features.len();
+    let effort = parameters.removal(features).effort(subject, subject.features)?;
+    let effort = if parameters.operation.fills() {
+        effort.with_edges(features, parameters.edge(features))
+    } else {
+        effort
+    };
+    let Effort { variants, once } = effort;
     let whole = estimators::partition_cost(&hierarchy(subject)?);
     let rows = (whole.min(parameters.samples) + 2) * variants + once;
     Ok(Price { forward: rows as u64, gradient: 0 })
@@ -134,11 +149,14 @@ fn price(parameters: &PartitionShap, subject: &Subject<'_>) -> Result<Price, Exp
 fn run(parameters: &PartitionShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let masker = parameters.removal(case.subject.features.len()).masker(case, case.subject.features)?;
     let tree = hierarchy(&case.subject)?;
-    let mut game = Masked::new(case, masker, What::Scalars, parameters.partial);
+    let features = masker.len();
+    let mut game =
+        Masked::new(case, masker, What::Scalars, parameters.partial).with_spread(parameters.edge(features));
     let run = estimators::partition_shap(&mut game, &tree, parameters.samples)
         .map_err(|error| refuse(error, &case.subject))?;
     let run = Run { estimate: run.estimate.shapley, evaluations: run.evaluations, ended: run.ended };
-    findings(case, run, game.shift()?, parameters.partial, &|| {
+    let spent = spent(&game, parameters.draws(features), &[]);
+    findings(case, run, &game, parameters.partial, &spent, &|| {
         Some(json!({ "hierarchy": nodes(&case.subject, &tree) }))
     })
 }

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::{
     masked::{Masked, What, refuse},
-    shapley::{all_within, findings},
+    shapley::{all_within, findings, spent},
 };
 use crate::{
     explain::{
@@ -41,7 +41,7 @@ static PERMUTATION_SHAP: Typed<PermutationShap> = Typed {
 #[serde(default, deny_unknown_fields)]
 pub struct PermutationShap {
     /// Subsets evaluated at most, at least one walk there and back, which is twice the features less one; 1,024
-    /// by default, or two such walks where that is more. When all subsets are no more than this, the values are
+    /// by default, or five such walks where that is more: fewer tell no standard error. When all subsets are no more than this, the values are
     /// exact.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 2, maximum = 200_000)]
@@ -63,8 +63,8 @@ pub struct PermutationShap {
     /// For `mlm`: fillers below this probability are left out, the most probable stays.
     #[schema(minimum = 0.0, maximum = 1.0, default = 0.0)]
     pub floor: f64,
-    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged. Absent: one, and up to
-    /// 32 where all subsets are fewer than the samples.
+    /// For `neighbors` and `mlm`: fillings drawn for each subset, whose scores are averaged; the standard errors
+    /// tell what they leave. Absent: two, and up to 32 where all subsets are fewer than the samples.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 1, maximum = 64)]
     pub draws: Option<usize>,
@@ -89,14 +89,23 @@ impl Default for PermutationShap {
 }
 
 impl PermutationShap {
+    fn draws(&self, features: usize) -> usize {
+        self.draws.unwrap_or_else(|| Removal::draws_with_error(features, self.samples(features)))
+    }
+
+    /// Draws where one feature is present or one is absent.
+    fn edge(&self, features: usize) -> usize {
+        Removal::edge_draws(features, self.samples(features), self.draws(features))
+    }
+
     fn removal(&self, features: usize) -> Removal<'_> {
         let Self { operation, k, floor, .. } = *self;
-        let draws = self.draws.unwrap_or_else(|| Removal::draws_for(features, self.samples(features)));
+        let draws = self.draws(features);
         Removal { operation, replacements: self.replacements.as_deref(), k, floor, draws }
     }
 
     fn samples(&self, features: usize) -> usize {
-        self.samples.unwrap_or_else(|| 1024.max(4 * features))
+        self.samples.unwrap_or_else(|| 1024.max(estimators::FEW_WALKS * 2 * features))
     }
 }
 
@@ -109,8 +118,13 @@ fn price(parameters: &PermutationShap, subject: &Subject<'_>) -> Result<Price, E
         let detail = format!("is {samples}; one walk there and back takes {walk}");
         return Err(Misfit::over("/parameters/samples", detail, "samples", walk as u64).into());
     }
-    let Effort { variants, once } =
-        parameters.removal(subject.features.len()).effort(subject, subject.features)?;
+    let effort = parameters.removal(features).effort(subject, subject.features)?;
+    let effort = if parameters.operation.fills() {
+        effort.with_edges(features, parameters.edge(features))
+    } else {
+        effort
+    };
+    let Effort { variants, once } = effort;
     let rows = all_within(features, samples).unwrap_or_else(|| (samples / walk * walk) as u64 + 2);
     Ok(Price { forward: rows * variants as u64 + once as u64, gradient: 0 })
 }
@@ -122,8 +136,15 @@ fn run(parameters: &PermutationShap, case: &Case<'_>) -> Result<Vec<Finding>, Ex
         tolerance: parameters.tolerance,
         seed: case.subject.seed,
     };
-    let mut game = Masked::new(case, masker, What::Scalars, parameters.partial);
+    let features = masker.len();
+    let mut game =
+        Masked::new(case, masker, What::Scalars, parameters.partial).with_spread(parameters.edge(features));
     let run =
         estimators::permutation_shap(&mut game, &options).map_err(|error| refuse(error, &case.subject))?;
-    findings(case, run, game.shift()?, parameters.partial, &|| None)
+    let mut own = vec![("samples", options.samples)];
+    if all_within(features, options.samples).is_none() {
+        own.push(("walks", (run.evaluations - 2) / (features - 1)));
+    }
+    let spent = spent(&game, parameters.draws(features), &own);
+    findings(case, run, &game, parameters.partial, &spent, &|| None)
 }

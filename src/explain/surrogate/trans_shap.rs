@@ -6,14 +6,12 @@ use utoipa::ToSchema;
 
 use super::{
     masked::{Masked, What, refuse},
-    shapley::{findings, paired_rows, paired_samples},
+    shapley::{findings, paired_rows, paired_samples, spent},
 };
 use crate::{
     explain::{
-        About, Case, ExplainError, Family, Finding, Method, Misfit, Operation, Price, Removal, Subject,
-        Typed,
-        estimators::{self, random::Stream},
-        nothing_more,
+        About, Case, Effort, ExplainError, Family, Finding, Masker, Method, Misfit, Operation, Price,
+        Removal, Subject, Typed, estimators, nothing_more,
     },
     model::{
         Need, Output,
@@ -53,11 +51,12 @@ pub struct TransShap {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 1000)]
     pub texts: Vec<String>,
-    /// For `words`: words drawn for each absent word; the scores are averaged.
+    /// For `words`: fillings drawn for each subset, a word for each absent word; the scores are averaged, and the
+    /// standard errors tell what the draws leave.
     #[schema(minimum = 1, maximum = 64, default = 5)]
     pub draws: usize,
-    /// Subsets evaluated at most, at least twice the features; 1,024 by default, or twice the features where
-    /// that is more. When all subsets are no more than this, the values are exact.
+    /// Subsets evaluated at most, at least twice the features; by default 1,024, or six times the features up to
+    /// 10,000 where that is more. When all subsets are no more than this, the values are exact.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 2, maximum = 200_000)]
     pub samples: Option<usize>,
@@ -88,13 +87,12 @@ impl Default for TransShap {
     }
 }
 
-const PURPOSE: u64 = 0x776f_7264;
 /// How large a background text may be.
 const CAPS: Caps = Caps { characters: 20_000, run: 5_000 };
 
 impl TransShap {
-    /// The words that stand for each feature where they are drawn.
-    fn drawn(&self, subject: &Subject<'_>) -> Result<Option<Vec<Vec<String>>>, ExplainError> {
+    /// The words, as token ids, that stand for absent ones where they are drawn.
+    fn pool(&self, subject: &Subject<'_>) -> Result<Option<Vec<Vec<u32>>>, ExplainError> {
         if self.background == Background::Words {
             return self.words(subject).map(Some);
         }
@@ -104,14 +102,9 @@ impl TransShap {
         Ok(None)
     }
 
-    fn removal(drawn: Option<&[Vec<String>]>) -> Removal<'_> {
-        let operation = if drawn.is_some() { Operation::Replace } else { Operation::Mask };
-        Removal::plain(operation, drawn)
-    }
-
-    /// The words that stand for each feature, drawn with replacement.
-    fn words(&self, subject: &Subject<'_>) -> Result<Vec<Vec<String>>, ExplainError> {
-        let mut pool: Vec<String> = Vec::new();
+    /// The words of the texts, one as often as it occurs.
+    fn words(&self, subject: &Subject<'_>) -> Result<Vec<Vec<u32>>, ExplainError> {
+        let mut pool = Vec::new();
         for (index, text) in self.texts.iter().enumerate() {
             let refuse = |detail: String| Misfit::new(format!("/parameters/texts/{index}"), detail);
             let encoded = subject
@@ -120,19 +113,24 @@ impl TransShap {
                 .encode(text, None, true, CAPS)
                 .map_err(|it| refuse(it.to_string()))?;
             let words = features(&encoded, &Granularity::Word).map_err(|it| refuse(it.to_string()))?;
-            let slices = words.iter().map(|it| encoded.slice(it.segment, it.start, it.end));
-            pool.extend(slices.filter(|it| it.chars().any(char::is_alphanumeric)).map(str::to_owned));
+            for word in words {
+                let own = encoded.slice(word.segment, word.start, word.end);
+                if own.chars().any(char::is_alphanumeric) {
+                    pool.push(word.tokens.iter().map(|&it| encoded.tokens[it].id).collect());
+                }
+            }
         }
         if pool.is_empty() {
             return Err(
                 Misfit::parameter("texts", "holds no word; `background: \"words\"` draws from them").into()
             );
         }
-        let words = |feature: usize| {
-            let mut stream = Stream::new(subject.seed, PURPOSE, feature as u64);
-            (0..self.draws).map(|_| pool[stream.below(pool.len())].clone()).collect()
-        };
-        Ok((0..subject.features.len()).map(words).collect())
+        Ok(pool)
+    }
+
+    /// Draws where one feature is present or one is absent.
+    fn edge(&self, features: usize) -> usize {
+        Removal::edge_draws(features, self.samples(features), self.draws)
     }
 
     fn samples(&self, features: usize) -> usize {
@@ -144,22 +142,31 @@ impl TransShap {
 fn price(parameters: &TransShap, subject: &Subject<'_>) -> Result<Price, ExplainError> {
     let features = subject.features.len();
     let rows = paired_rows(features, parameters.samples(features))?;
-    let drawn = parameters.drawn(subject)?;
-    let variants = TransShap::removal(drawn.as_deref()).effort(subject, subject.features)?.variants as u64;
-    Ok(Price { forward: rows * variants, gradient: 0 })
+    let effort = match parameters.pool(subject)? {
+        Some(_) => Effort::drawn(parameters.draws).with_edges(features, parameters.edge(features)),
+        None => Removal::plain(Operation::Mask, None).effort(subject, subject.features)?,
+    };
+    Ok(Price { forward: rows * effort.variants as u64 + effort.once as u64, gradient: 0 })
 }
 
 fn run(parameters: &TransShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
-    let drawn = parameters.drawn(&case.subject)?;
-    let masker = TransShap::removal(drawn.as_deref()).masker(case, case.subject.features)?;
+    let masker = |operation| Removal::plain(operation, None).masker(case, case.subject.features);
+    let pool = parameters.pool(&case.subject)?;
+    let words = pool.as_ref().map(|pool| json!({ "background_words": pool.len() }));
+    let masker: Masker = match pool {
+        Some(pool) => masker(Operation::Delete)?.drawing_from(pool, parameters.draws, case.subject.seed),
+        None => masker(Operation::Mask)?,
+    };
+    let features = masker.len();
     let options = estimators::KernelShap {
         samples: parameters.samples(masker.len()),
         tolerance: parameters.tolerance,
         regression: estimators::Regression::Interactions,
         seed: case.subject.seed,
     };
-    let mut game = Masked::new(case, masker, What::Scalars, parameters.partial);
+    let mut game =
+        Masked::new(case, masker, What::Scalars, parameters.partial).with_spread(parameters.edge(features));
     let run = estimators::kernel_shap(&mut game, &options).map_err(|error| refuse(error, &case.subject))?;
-    let words = drawn.map(|drawn| json!({ "background_words": drawn }));
-    findings(case, run, game.shift()?, parameters.partial, &|| words.clone())
+    let spent = spent(&game, parameters.draws, &[("samples", options.samples)]);
+    findings(case, run, &game, parameters.partial, &spent, &|| words.clone())
 }
