@@ -113,6 +113,7 @@ fn measure(
                 seed: SEED,
                 pointer: "",
                 caps: CAPS,
+                most_passes: u64::MAX,
                 longest: encoded.tokens.len().into(),
             },
             row: encoded.row(),

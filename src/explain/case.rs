@@ -37,6 +37,8 @@ pub struct Subject<'a> {
     pub pointer: &'a str,
     /// How large a text among the parameters may be.
     pub caps: Caps,
+    /// The most passes of one request.
+    pub most_passes: u64,
     /// Tokens of the longest row that the input is priced by.
     pub longest: AtomicUsize,
 }

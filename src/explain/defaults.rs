@@ -30,6 +30,7 @@ pub fn works_by_default(method: &dyn Method, model: &Model) -> Result<(), Unavai
         seed: 0,
         pointer: "/inputs",
         caps: caps(&limits),
+        most_passes: limits.max_passes,
         longest: encoded.tokens.len().into(),
     };
     match plan.price(&subject) {

@@ -465,17 +465,25 @@ fn texts(
 /// Refuses replacements with which a row could outgrow the model, and has the longest row priced: that of the
 /// longest replacement of every feature.
 fn fit(subject: &Subject<'_>, features: &[Feature], texts: &[Vec<Vec<u32>>]) -> Result<(), ExplainError> {
-    let growth = |(texts, feature): (&Vec<Vec<u32>>, &Feature)| {
+    let growth = |(feature, texts): (usize, &Vec<Vec<u32>>)| {
         let (index, longest) = texts.iter().enumerate().max_by_key(|(_, it)| it.len())?;
-        Some((longest.len().saturating_sub(feature.tokens.len()), index))
+        let growth = longest.len().saturating_sub(features[feature].tokens.len());
+        Some((growth, format!("/parameters/replacements/{feature}/{index}")))
     };
-    let growths: Vec<(usize, usize)> = texts.iter().zip(features).filter_map(growth).collect();
+    outgrow(subject, texts.iter().enumerate().filter_map(growth))
+}
+
+/// Refuses rows that could outgrow the model, and has the longest priced. `growths` tells for each feature how many tokens
+/// more than its own may stand for it, and which parameter has it so.
+pub(super) fn outgrow(
+    subject: &Subject<'_>,
+    growths: impl Iterator<Item = (usize, String)>,
+) -> Result<(), ExplainError> {
+    let growths: Vec<(usize, String)> = growths.collect();
     let tokens = subject.encoded.tokens.len() + growths.iter().map(|it| it.0).sum::<usize>();
     subject.lengthen(tokens);
     let Some(limit) = subject.model.max_length.filter(|&limit| tokens > limit) else { return Ok(()) };
-    let most = growths.iter().enumerate().max_by_key(|(_, it)| it.0);
-    let (feature, index) = most.map_or((0, 0), |(feature, it)| (feature, it.1));
-    let pointer = format!("/parameters/replacements/{feature}/{index}");
+    let pointer = growths.into_iter().rev().max_by_key(|it| it.0).map(|it| it.1).unwrap_or_default();
     let detail = format!("makes the input a row of {tokens} tokens; the model's limit is {limit}");
     Err(Misfit::over(pointer, detail, "max_length", limit as u64).into())
 }

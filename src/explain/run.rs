@@ -91,6 +91,7 @@ pub fn explain_within(
             seed: request.seed,
             pointer: &read.pointer,
             caps: caps(limits),
+            most_passes: limits.max_passes,
             longest: read.encoded.tokens.len().into(),
         })
         .collect();

@@ -36,11 +36,19 @@ fn ask(slug: &str, body: Value) -> Result<ExplainAnswer, ExplainError> {
 }
 
 fn ask_of(house: &House, slug: &str, body: Value) -> Result<ExplainAnswer, ExplainError> {
+    ask_within(house, &Limits { max_passes: 1_000_000, ..Limits::default() }, slug, body)
+}
+
+fn ask_within(
+    house: &House,
+    limits: &Limits,
+    slug: &str,
+    body: Value,
+) -> Result<ExplainAnswer, ExplainError> {
     let request: ExplainRequest = serde_json::from_value(body).expect("a well-formed request");
     let arrival = Arrival { id: "surrogate".into(), at: Instant::now(), cancel: Cancel::default() };
-    let limits = Limits { max_passes: 1_000_000, ..Limits::default() };
     let method = registry::find(slug).expect("a listed method");
-    explain_within(house, &limits, method, &request, &arrival)
+    explain_within(house, limits, method, &request, &arrival)
 }
 
 #[track_caller]
@@ -55,9 +63,14 @@ fn scores(explanation: &Explanation) -> Vec<f64> {
 
 #[track_caller]
 fn misfit(slug: &str, body: Value) -> Misfit {
-    match ask(slug, body) {
+    refused(ask(slug, body))
+}
+
+#[track_caller]
+fn refused(answer: Result<ExplainAnswer, ExplainError>) -> Misfit {
+    match answer {
         Err(ExplainError::Misfits(mut misfits)) => misfits.remove(0),
-        other => panic!("{slug}: not refused: {other:?}"),
+        other => panic!("not refused: {other:?}"),
     }
 }
 
@@ -242,6 +255,15 @@ fn words_of_the_background_stand_for_absent_words() {
     let sum: f64 = scores(&found).iter().sum();
     assert!((sum - (found.value - found.base_value.unwrap())).abs() < 1e-6);
     assert_eq!(misfit("trans-shap", of(TEXT, json!({ "background": "words" }))).pointer, "/parameters/texts");
+
+    let long = vec!["film"; 300].join(" ");
+    let parameters = json!({ "background": "words", "texts": ["Unwatchable."] });
+    let it = misfit("trans-shap", of(&long, parameters));
+    assert_eq!(
+        (&*it.pointer, it.limit.map(|it| it.name)),
+        ("/parameters/texts", Some("max_length")),
+        "{it:?}"
+    );
 }
 
 #[test]
@@ -249,6 +271,11 @@ fn budgets_that_cannot_work_name_the_field_and_the_limit() {
     let it = misfit("exact-shap", of(LONG, json!({})));
     assert!(it.detail.contains("kernel-shap"), "{it:?}");
     assert_eq!(it.limit.map(|it| (it.name, it.value)), Some(("features", 16)));
+    let letters = "a b c d e f g h i j k l m n o p";
+    let limits = Limits { max_passes: 50_000, ..Limits::default() };
+    let it = refused(ask_within(bundled(), &limits, "exact-shap", of(letters, json!({}))));
+    assert!(it.detail.contains("kernel-shap"), "{it:?}");
+    assert_eq!(it.limit.map(|it| (it.name, it.value)), Some(("features", 15)), "2^15 and not 2^16 passes");
 
     let it = misfit("kernel-shap", of(LONG, json!({ "samples": 20 })));
     assert_eq!((&*it.pointer, it.limit.map(|it| it.name)), ("/parameters/samples", Some("samples")));

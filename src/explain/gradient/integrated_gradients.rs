@@ -59,7 +59,7 @@ pub struct IntegratedGradients {
     /// `null`: exactly `steps` points.
     #[schema(minimum = 0.0, default = 0.01)]
     pub tolerance: Option<f64>,
-    /// The most points on one line when there is a `tolerance`.
+    /// The most points on one line when there is a `tolerance`; `steps`, where that is more.
     #[schema(minimum = 1, maximum = 1024, default = 256)]
     pub max_steps: usize,
     /// Random baselines to average over, for `baseline: "random"`.

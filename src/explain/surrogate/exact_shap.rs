@@ -85,12 +85,14 @@ impl ExactShap {
 
 /// Every subset once.
 fn price(parameters: &ExactShap, subject: &Subject<'_>) -> Result<Price, ExplainError> {
-    let (players, limit) = (subject.features.len(), estimators::MAX_EXACT_PLAYERS);
-    if players > limit {
-        let (method, instead) = ("exact-shap", "kernel-shap");
-        return Err(refuse(EstimateError::TooManyPlayers { method, players, limit, instead }, subject));
-    }
     let features = subject.features.len();
+    let most = |limit: usize| {
+        let (method, players, instead) = ("exact-shap", features, "kernel-shap");
+        refuse(EstimateError::TooManyPlayers { method, players, limit, instead }, subject)
+    };
+    if features > estimators::MAX_EXACT_PLAYERS {
+        return Err(most(estimators::MAX_EXACT_PLAYERS));
+    }
     let effort = parameters.removal(features).effort(subject, subject.features)?;
     let effort = if parameters.operation.fills() {
         effort.with_edges(features, parameters.edge(features))
@@ -98,7 +100,13 @@ fn price(parameters: &ExactShap, subject: &Subject<'_>) -> Result<Price, Explain
         effort
     };
     let Effort { variants, once } = effort;
-    Ok(Price { forward: ((variants as u64) << players) + once as u64, gradient: 0 })
+    let passes = |features: usize| ((variants as u64) << features) + once as u64;
+    // The input's own pass comes on top.
+    let fits = |&features: &usize| passes(features) < subject.most_passes;
+    match (1..=features).rev().find(fits) {
+        Some(limit) if limit < features => Err(most(limit)),
+        _ => Ok(Price { forward: passes(features), gradient: 0 }),
+    }
 }
 
 fn run(parameters: &ExactShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {

@@ -11,11 +11,11 @@ use super::{
 use crate::{
     explain::{
         About, Case, Effort, ExplainError, Family, Finding, Masker, Method, Misfit, Operation, Price,
-        Removal, Subject, Typed, estimators, nothing_more,
+        Removal, Subject, Typed, estimators, masking::outgrow, nothing_more, reading::refusal,
     },
     model::{
         Need, Output,
-        text::{Caps, Granularity, features},
+        text::{Feature, Granularity, features},
     },
 };
 
@@ -87,14 +87,16 @@ impl Default for TransShap {
     }
 }
 
-/// How large a background text may be.
-const CAPS: Caps = Caps { characters: 20_000, run: 5_000 };
-
 impl TransShap {
     /// The words, as token ids, that stand for absent ones where they are drawn.
     fn pool(&self, subject: &Subject<'_>) -> Result<Option<Vec<Vec<u32>>>, ExplainError> {
         if self.background == Background::Words {
-            return self.words(subject).map(Some);
+            let words = self.words(subject)?;
+            let longest = words.iter().map(Vec::len).max().unwrap_or_default();
+            let growth =
+                |it: &Feature| (longest.saturating_sub(it.tokens.len()), "/parameters/texts".to_owned());
+            outgrow(subject, subject.features.iter().map(growth))?;
+            return Ok(Some(words));
         }
         if !self.texts.is_empty() {
             return Err(Misfit::parameter("texts", "goes with `background: \"words\"`").into());
@@ -106,13 +108,11 @@ impl TransShap {
     fn words(&self, subject: &Subject<'_>) -> Result<Vec<Vec<u32>>, ExplainError> {
         let mut pool = Vec::new();
         for (index, text) in self.texts.iter().enumerate() {
-            let refuse = |detail: String| Misfit::new(format!("/parameters/texts/{index}"), detail);
-            let encoded = subject
-                .model
-                .tokenizer
-                .encode(text, None, true, CAPS)
-                .map_err(|it| refuse(it.to_string()))?;
-            let words = features(&encoded, &Granularity::Word).map_err(|it| refuse(it.to_string()))?;
+            let pointer = format!("/parameters/texts/{index}");
+            let encoded = subject.model.tokenizer.encode(text, None, true, subject.caps);
+            let encoded = encoded.map_err(|it| refusal(&it, &pointer))?;
+            let words =
+                features(&encoded, &Granularity::Word).map_err(|it| Misfit::new(&pointer, it.to_string()))?;
             for word in words {
                 let own = encoded.slice(word.segment, word.start, word.end);
                 if own.chars().any(char::is_alphanumeric) {
