@@ -73,9 +73,10 @@ pub(super) fn run(arguments: &Export) -> anyhow::Result<()> {
     }
     let runtime = Runtime::load(Device::Cpu, 1)?;
     let manifest = Manifest::read(&arguments.folder, None)?;
-    let graph = graphs::read(&manifest.graph)
+    let weights = SharedWeights::default();
+    let graph = graphs::read_shared(&manifest.graph, &weights)
         .map_err(|reason| anyhow!("{} cannot be read: {reason}", manifest.graph.display()))?;
-    let compiled = derived::compile(graph, &runtime, &SharedWeights::default(), &manifest)?;
+    let compiled = derived::compile(graph, &runtime, &weights, &manifest)?;
     let made_here: Relevance;
     let mut notes = vec![(DIGEST_KEY, manifest.digest()?)];
     let graph: &Graph = match arguments.graph {

@@ -15,7 +15,7 @@ use crate::{
     config::{Entry as Setting, ModelSettings, NamedFolder, Settings},
     explain::House,
     model::{Entry, Model, OpenSettings, Shelf},
-    runtime::{Runtime, Scheduler, SchedulerSettings, release_freed_memory},
+    runtime::{Runtime, Scheduler, SchedulerSettings},
     telemetry,
 };
 
@@ -69,7 +69,6 @@ fn open(settings: &Settings) -> anyhow::Result<House> {
     if !models.iter().any(|(_, entry)| matches!(entry, Entry::Ready(_))) {
         bail!("no model opened");
     }
-    release_freed_memory();
     let scheduler = Scheduler::start(SchedulerSettings {
         workers: engine.workers as usize,
         chunk_tokens: engine.chunk_tokens as usize,

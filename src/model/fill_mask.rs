@@ -42,9 +42,9 @@ impl FillMask {
         let odd = |detail: String| OpenError::NotAMaskedModel { file: file(&manifest.graph), detail };
         let mask = manifest.special.mask.ok_or_else(|| odd("its tokenizer has no mask token".to_owned()))?;
         let failed = |cause: RuntimeError| OpenError::Graph { file: file(&manifest.graph), cause };
-        let graph = graphs::read(&manifest.graph)
-            .map_or_else(|_| Graph::file(&manifest.graph), |graph| graphs::runnable(&graph));
         let (runtime, weights) = (&settings.runtime, SharedWeights::default());
+        let graph = graphs::read_shared(&manifest.graph, &weights)
+            .map_or_else(|_| Graph::file(&manifest.graph), |graph| graphs::runnable(&graph));
         let session = Session::open(runtime, &graph, &weights, Optimise::Everything).map_err(failed)?;
         let (inputs, padding) = open::inputs(&session.inputs(), &manifest).map_err(odd)?;
         let name = logits(&session.outputs()).map_err(odd)?;

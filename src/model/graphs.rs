@@ -13,7 +13,7 @@ use crate::{
         self,
         graph::{Element as Stored, Tensor},
     },
-    runtime::{Element, Graph, Source, Weight},
+    runtime::{Element, Graph, SharedWeights, Source, Weight},
 };
 
 /// Initializers of more bytes than this are shared between sessions; smaller ones stay in the graph, where
@@ -43,18 +43,36 @@ pub fn read(path: &Path) -> Result<compile::graph::Graph, String> {
     Ok(graph)
 }
 
+/// As [`read`], the large weights among those that sessions share: graph and sessions hold them in memory once.
+///
+/// # Errors
+/// As [`read`]; ONNX Runtime's words.
+pub fn read_shared(path: &Path, weights: &SharedWeights) -> Result<compile::graph::Graph, String> {
+    let mut graph = read(path)?;
+    for (name, tensor) in &mut graph.initializers {
+        if let Some(weight) = weight(name, tensor).filter(|_| is_large(tensor)) {
+            let held = weights.hold(&weight).map_err(|error| error.to_string())?;
+            *tensor = Tensor::new(tensor.element(), weight.dims, held).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(graph)
+}
+
+fn is_large(tensor: &Tensor) -> bool {
+    tensor.data().len() > SHARED_FROM
+}
+
+/// `None` for a type that no tensor of the runtime's has.
+fn weight(name: &str, tensor: &Tensor) -> Option<Weight> {
+    let (element, dims) = (element(tensor.element())?, tensor.dims().to_vec());
+    Some(Weight { name: name.to_owned(), element, dims, bytes: tensor.data().clone() })
+}
+
 /// The graph for ONNX Runtime, its large weights apart; those of types that no tensor of the runtime's has stay in it.
 pub fn runnable(graph: &compile::graph::Graph) -> Graph {
-    let apart = |it: &Tensor| it.data().len() > SHARED_FROM && element(it.element()).is_some();
+    let apart = |it: &Tensor| is_large(it) && element(it.element()).is_some();
     let split = compile::onnx::write::write_split(graph, &apart);
-    let weights = split
-        .weights
-        .into_iter()
-        .filter_map(|(name, tensor)| {
-            let (element, dims) = (element(tensor.element())?, tensor.dims().to_vec());
-            Some(Weight { name: name.to_string(), element, dims, bytes: tensor.data().clone() })
-        })
-        .collect();
+    let weights = split.weights.iter().filter_map(|(name, tensor)| weight(name, tensor)).collect();
     Graph { model: Source::Bytes(split.model.into()), weights }
 }
 

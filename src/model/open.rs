@@ -11,7 +11,7 @@ use super::{
 use crate::compile::{self, Compiled, locate::Logits, refusal::Code};
 use crate::runtime::{
     Dim, Element, Graph, InputSlot, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind,
-    Role, Row, Runtime, RuntimeError, Session, SharedWeights,
+    Role, Row, Runtime, RuntimeError, Session, SharedWeights, release_freed_memory,
 };
 
 /// How models are opened.
@@ -91,8 +91,8 @@ impl Opening {
     /// A file of the folder is missing or wrong.
     pub fn read(folder: &Path, runtime: &Runtime) -> Result<Self, ManifestError> {
         let manifest = Manifest::read(folder, None)?;
-        let graph = graphs::read(&manifest.graph);
         let weights = SharedWeights::default();
+        let graph = graphs::read_shared(&manifest.graph, &weights);
         let compiled = match &graph {
             Ok(graph) => derived::compile_to_serve(graph.clone(), runtime, &weights, &manifest)
                 .map_err(derived::refused),
@@ -112,7 +112,13 @@ impl Model {
     /// # Errors
     /// [`OpenError`], one clear reason.
     pub fn open(name: &str, folder: &Path, settings: &OpenSettings) -> Result<Self, OpenError> {
-        Self::of(name, &Opening::read(folder, &settings.runtime)?, settings)
+        let opening = Opening::read(folder, &settings.runtime)?;
+        let weights = opening.weights.clone();
+        let model = Self::of(name, &opening, settings);
+        drop(opening);
+        weights.forget_unused();
+        release_freed_memory();
+        model
     }
 
     /// Starts the sessions of a folder that was read.

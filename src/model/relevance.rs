@@ -17,7 +17,7 @@ use crate::{
         refusal::{Code, Refusal},
         relevance::{ABSORBED, HEADS, LAYERS, NEURONS, RELEVANCE, Relevance, audit},
     },
-    runtime::{Dim, Layout, OutputSlot, Program, ProgramKind, Runtime, SharedWeights},
+    runtime::{Dim, Layout, OutputSlot, Program, ProgramKind, Runtime, SharedWeights, release_freed_memory},
 };
 
 /// The key under which a relevance graph that was written to a file notes its substitutions, one a line.
@@ -150,7 +150,13 @@ impl RelevanceGraphs {
     /// What stands in the way, every node of it.
     pub fn get(&self, composite: Composite) -> Result<Arc<RelevanceGraph>, Unavailable> {
         let place = Composite::ALL.iter().position(|&it| it == composite).unwrap_or(0);
-        self.made[place].get_or_init(|| self.bench.make(composite).map(Arc::new)).clone()
+        let make = || {
+            let made = self.bench.make(composite).map(Arc::new);
+            self.bench.weights.forget_unused();
+            release_freed_memory();
+            made
+        };
+        self.made[place].get_or_init(make).clone()
     }
 }
 
@@ -160,7 +166,7 @@ impl Bench {
         if self.manifest.digest().map_err(|error| unreadable(error.to_string()))? != self.digest {
             return Err(unreadable("the model's file has changed since it was opened".to_owned()));
         }
-        let graph = graphs::read(&self.manifest.graph).map_err(unreadable)?;
+        let graph = graphs::read_shared(&self.manifest.graph, &self.weights).map_err(unreadable)?;
         let evaluate =
             |graph: &Ir, batches: &[Batch]| derived::evaluate(&self.runtime, &self.weights, graph, batches);
         let hints = derived::hints(&self.manifest);

@@ -9,7 +9,9 @@ use std::{
 use bytes::Bytes;
 use ort::value::DynValue;
 
-use super::{Graph, Layout, Program, ProgramKind, Runtime, RuntimeError, SharedWeights};
+use super::{
+    Graph, Layout, Program, ProgramKind, Runtime, RuntimeError, SharedWeights, release_freed_memory,
+};
 
 /// The weights of a graph, in memory: what graphs cut from it need no bytes of their own for.
 pub struct Held {
@@ -73,9 +75,9 @@ impl Deferred {
     pub fn get(&self) -> Result<Arc<Program>, RuntimeError> {
         let opened = self.opened.get_or_init(|| {
             let Self { runtime, graph, values, shared, kind, layout, workers, .. } = self;
-            Program::with(runtime, graph, values, shared, *kind, layout.clone(), *workers)
-                .map(Arc::new)
-                .map_err(|error| error.to_string())
+            let opened = Program::with(runtime, graph, values, shared, *kind, layout.clone(), *workers);
+            release_freed_memory();
+            opened.map(Arc::new).map_err(|error| error.to_string())
         });
         opened.clone().map_err(RuntimeError::Session)
     }

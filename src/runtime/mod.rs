@@ -18,6 +18,7 @@ mod session;
 mod settings;
 mod tensor;
 mod threads;
+mod weights;
 
 pub use batch::{Batching, plan};
 pub use deferred::{Deferred, Held};
@@ -28,7 +29,8 @@ pub use layout::{Dim, Extra, InputSlot, Layout, OutputSlot, Padding, Role, Row, 
 pub use program::{Program, ProgramKind};
 pub use queue::Gauges;
 pub use scheduler::{Busy, Scheduler, SchedulerSettings};
-pub use session::{Graph, Optimise, Outlet, Session, SharedWeights, Source, Weight};
+pub use session::{Graph, Optimise, Outlet, Session, Source};
 pub use settings::SessionSettings;
 pub use tensor::{Data, Element, Tensor};
 pub use threads::granted_cores;
+pub use weights::{SharedWeights, Weight};

@@ -1,23 +1,21 @@
 //! Where one ONNX Runtime session is made and run, with each of its settings said explicitly.
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use half::f16;
 use ort::{
     ep::{ArenaExtendStrategy, CUDA},
     session::{
         OutputSelector, RunOptions, Session as OrtSession, SessionOutputs,
         builder::{GraphOptimizationLevel, PrepackedWeights},
     },
-    value::{DynValue, PrimitiveTensorElementType, ValueType},
+    value::{DynValue, ValueType},
 };
 
-use super::{Data, Device, Element, Runtime, RuntimeError, Tensor, kernels, tensor::element_of};
+use super::{
+    Device, Element, Runtime, RuntimeError, SharedWeights, Tensor, Weight, granted_cores, kernels,
+    tensor::element_of,
+};
 
 /// A graph to open: the serialised model, and the large initializers that were taken out of it.
 #[derive(Clone)]
@@ -44,100 +42,6 @@ impl Graph {
     }
 }
 
-/// One initializer, as raw little-endian bytes.
-#[derive(Clone)]
-pub struct Weight {
-    /// The initializer's name.
-    pub name: String,
-    /// Its element type.
-    pub element: Element,
-    /// Its dimensions.
-    pub dims: Vec<usize>,
-    /// Row-major values.
-    pub bytes: Bytes,
-}
-
-/// The initializers of one model, in memory once for all of its sessions, together with the forms that
-/// kernels pack them into. Two graphs may use one name for different tensors: each has its own then.
-#[derive(Clone, Default)]
-pub struct SharedWeights {
-    values: Arc<Mutex<HashMap<String, Vec<Arc<DynValue>>>>>,
-    packed: Arc<Mutex<Option<PrepackedWeights>>>,
-}
-
-impl SharedWeights {
-    /// How many tensors are held.
-    pub fn count(&self) -> usize {
-        self.values.lock().unwrap_or_else(PoisonError::into_inner).values().map(Vec::len).sum()
-    }
-
-    /// The values of a graph's weights, in their order.
-    pub(super) fn of(&self, graph: &Graph) -> Result<Vec<Arc<DynValue>>, RuntimeError> {
-        graph.weights.iter().map(|it| self.value(it)).collect()
-    }
-
-    pub(super) fn value(&self, weight: &Weight) -> Result<Arc<DynValue>, RuntimeError> {
-        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
-        let named = values.entry(weight.name.clone()).or_default();
-        if let Some(value) = named.iter().find(|it| weight.is_held_by(it)) {
-            return Ok(value.clone());
-        }
-        let value = Arc::new(weight.tensor()?.into_value()?);
-        named.push(value.clone());
-        Ok(value)
-    }
-
-    fn packed(&self) -> PrepackedWeights {
-        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        packed.get_or_insert_with(PrepackedWeights::new).clone()
-    }
-}
-
-impl Weight {
-    fn tensor(&self) -> Result<Tensor, RuntimeError> {
-        fn each<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
-            bytes.as_chunks::<N>().0.iter().map(|it| read(*it)).collect()
-        }
-        let bytes = &self.bytes;
-        let data = match self.element {
-            Element::F32 => Data::F32(each(bytes, f32::from_le_bytes)),
-            Element::F16 => Data::F16(each(bytes, f16::from_le_bytes)),
-            Element::F64 => Data::F64(each(bytes, f64::from_le_bytes)),
-            Element::I64 => Data::I64(each(bytes, i64::from_le_bytes)),
-            Element::I32 => Data::I32(each(bytes, i32::from_le_bytes)),
-            Element::U8 => Data::U8(bytes.to_vec()),
-            Element::I8 => Data::I8(bytes.iter().map(|&b| b as i8).collect()),
-            Element::Bool => Data::Bool(bytes.iter().map(|&b| b != 0).collect()),
-        };
-        Ok(Tensor { dims: self.dims.clone(), data })
-    }
-
-    /// Whether `value` is this very tensor, bit for bit.
-    fn is_held_by(&self, value: &DynValue) -> bool {
-        fn equal<const N: usize, T: PrimitiveTensorElementType + Copy>(
-            weight: &Weight,
-            value: &DynValue,
-            bytes: impl Fn(T) -> [u8; N],
-        ) -> bool {
-            let Ok((shape, values)) = value.try_extract_tensor::<T>() else { return false };
-            let dims = weight.dims.iter().map(|&it| it as i64);
-            let (chunks, rest) = weight.bytes.as_chunks::<N>();
-            let same_size = shape.iter().copied().eq(dims) && rest.is_empty() && chunks.len() == values.len();
-            same_size && values.iter().zip(chunks).all(|(value, chunk)| bytes(*value) == *chunk)
-        }
-        match self.element {
-            Element::F32 => equal(self, value, f32::to_le_bytes),
-            Element::F16 => equal(self, value, f16::to_le_bytes),
-            Element::F64 => equal(self, value, f64::to_le_bytes),
-            Element::I64 => equal(self, value, i64::to_le_bytes),
-            Element::I32 => equal(self, value, i32::to_le_bytes),
-            Element::U8 => equal(self, value, u8::to_le_bytes),
-            Element::I8 => equal(self, value, i8::to_le_bytes),
-            Element::Bool => equal(self, value, |it: bool| [u8::from(it)]),
-        }
-    }
-}
-
 /// Name and type of one input or output of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outlet {
@@ -152,8 +56,9 @@ pub struct Outlet {
 /// A session: one graph, run by one thread at a time.
 pub struct Session {
     inner: OrtSession,
-    // Kept alive as long as kernels may point into it.
-    _weights: SharedWeights,
+    // Kept alive as long as kernels may point into them.
+    _values: Vec<Arc<DynValue>>,
+    _packed: PrepackedWeights,
 }
 
 /// How much ONNX Runtime may rewrite a graph before it runs.
@@ -192,8 +97,9 @@ impl Session {
         weights: &SharedWeights,
         optimise: Optimise,
     ) -> Result<Self, RuntimeError> {
-        let inner = build(runtime, graph, values, weights, optimise)?;
-        Ok(Self { inner, _weights: weights.clone() })
+        let packed = weights.packed();
+        let inner = build(runtime, graph, values, &packed, optimise)?;
+        Ok(Self { inner, _values: values.to_vec(), _packed: packed })
     }
 
     /// The inputs, in the graph's order.
@@ -259,7 +165,7 @@ fn build(
     runtime: &Runtime,
     graph: &Graph,
     values: &[Arc<DynValue>],
-    weights: &SharedWeights,
+    packed: &PrepackedWeights,
     optimise: Optimise,
 ) -> Result<OrtSession, RuntimeError> {
     let level = match optimise {
@@ -270,10 +176,15 @@ fn build(
     };
     let plain = |error: ort::Error<ort::session::builder::SessionBuilder>| ort::Error::from(error);
     let settings = runtime.settings;
+    let threads = match optimise {
+        // A trial has the machine for itself.
+        Optimise::Nothing => granted_cores(),
+        _ => settings.threads,
+    };
     let mut builder = OrtSession::builder(&runtime.environment)?
         .with_optimization_level(level)
         .map_err(plain)?
-        .with_intra_threads(settings.threads)
+        .with_intra_threads(threads)
         .map_err(plain)?
         .with_inter_threads(1)
         .map_err(plain)?
@@ -286,7 +197,7 @@ fn build(
     builder = match optimise {
         // A session that runs once or twice packs nothing.
         Optimise::Nothing => builder.with_prepacking(false).map_err(plain)?,
-        _ => builder.with_prepacked_weights(&weights.packed()).map_err(plain)?,
+        _ => builder.with_prepacked_weights(packed).map_err(plain)?,
     };
     builder = match runtime.device {
         Device::Cpu => builder

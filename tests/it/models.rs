@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use explaind::compile::graph::{Attribute, Axis, Element, Graph, Node, Port, Type, Value};
 use explaind::compile::{no_external, read, write, write_split};
 use explaind::model::text::Caps;
-use explaind::model::{Activation, Model};
-use explaind::runtime::{Padding, Row};
+use explaind::model::{Activation, Model, graphs};
+use explaind::runtime::{Optimise, Padding, Row, Session, SharedWeights};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -49,6 +49,27 @@ fn assert_agrees(model: &Model, folder: &Path) {
         gradient_gaps(model, folder, &BATCHES).unwrap_or_else(|it| panic!("{}: {it}", model.name));
     assert!(logits <= TOLERANCE, "{}: the gradient graph's logits are off by {logits:e}", model.name);
     assert!(gradient <= TOLERANCE, "{}: the gradient is off by {gradient:e}", model.name);
+}
+
+#[test]
+fn a_graph_and_its_sessions_hold_the_weights_in_memory_once() {
+    let path = zoo("bert-legacy17").join("model.onnx");
+    let weights = SharedWeights::default();
+    let graph = graphs::read_shared(&path, &weights).expect("the model reads");
+    assert_eq!(graph.initializers, graphs::read(&path).expect("the model reads").initializers);
+    let runnable = graphs::runnable(&graph);
+    let held = weights.count();
+    assert!(held > 0 && held == runnable.weights.len());
+    let runtime = &open_settings().runtime;
+    let session = Session::open(runtime, &runnable, &weights, Optimise::Everything).expect("it opens");
+    assert_eq!(weights.count(), held, "the session brings no copies");
+
+    drop((graph, runnable));
+    weights.forget_unused();
+    assert_eq!(weights.count(), held, "the session still uses them");
+    drop(session);
+    weights.forget_unused();
+    assert_eq!(weights.count(), 0);
 }
 
 #[test]

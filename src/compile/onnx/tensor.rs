@@ -7,6 +7,9 @@ use super::proto::{StringStringEntryProto, TensorProto};
 use super::read::{External, Fetch, ReadError};
 use crate::compile::graph::{Element, Tensor};
 
+/// Data of at most so many bytes is copied out of the file.
+const COPIED_TO: usize = 4096;
+
 /// Reads a tensor, whichever of the format's many fields holds its data.
 pub(super) fn read(proto: TensorProto, fetch: Fetch<'_>) -> Result<Tensor, ReadError> {
     let name = proto.name.clone().unwrap_or_default();
@@ -22,6 +25,8 @@ pub(super) fn read(proto: TensorProto, fetch: Fetch<'_>) -> Result<Tensor, ReadE
         external(&name, &proto.external_data, fetch)?
     } else {
         match proto.raw_data {
+            // A slice keeps the whole file in memory, which is not worth it for a few numbers.
+            Some(raw) if !raw.is_empty() && raw.len() <= COPIED_TO => Bytes::copy_from_slice(&raw),
             Some(raw) if !raw.is_empty() => raw,
             _ => typed(element, &proto),
         }
