@@ -12,7 +12,12 @@ use prometheus::{
     Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
     Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
-use tracing_subscriber::{EnvFilter, fmt::time::SystemTime, prelude::*};
+use tracing_subscriber::{
+    EnvFilter,
+    filter::{LevelFilter, Targets},
+    fmt::time::SystemTime,
+    prelude::*,
+};
 
 use crate::config::{LogFormat, LogSettings};
 
@@ -315,13 +320,30 @@ fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str], buck
     keep(registry, HistogramVec::new(opts, labels))
 }
 
-/// Which events are written.
+/// Which events are written, within [`ceiling`].
 ///
 /// # Errors
 /// Directives that cannot be read.
 pub fn filter(settings: &LogSettings) -> Result<EnvFilter, String> {
-    // ONNX Runtime is chatty below `warn`, and its lines may hold names out of a model's graph.
-    EnvFilter::try_new(format!("{},ort=warn", settings.log)).map_err(|error| format!("log: {error}"))
+    let bare = settings.log.split(',').map(str::trim).find(|it| {
+        let is_word = it.chars().all(|it| it.is_alphanumeric() || "_:-".contains(it));
+        !it.is_empty() && is_word && it.parse::<LevelFilter>().is_err()
+    });
+    // The filter would take it for the name of a crate, and silence all others.
+    if let Some(word) = bare {
+        return Err(format!(
+            "log: `{word}` is no level (off, error, warn, info, debug, trace); a crate is named as in `explaind=debug`"
+        ));
+    }
+    EnvFilter::try_new(&settings.log).map_err(|error| format!("log: {error}"))
+}
+
+/// What no directive goes beyond. Tokenizers trace every character of a text; ONNX Runtime is chatty below `warn`, and its
+/// lines may hold names out of a model's graph.
+fn ceiling() -> Targets {
+    let whole =
+        [("ort", LevelFilter::WARN), ("tokenizers", LevelFilter::WARN), ("explaind", LevelFilter::TRACE)];
+    Targets::new().with_default(LevelFilter::DEBUG).with_targets(whole)
 }
 
 /// Starts logging to standard error.
@@ -336,7 +358,7 @@ pub fn start_logging(settings: &LogSettings) -> Result<(), String> {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_timer(SystemTime);
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(ceiling());
     let started = match json {
         true => registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init(),
         false => registry.with(lines.with_target(false)).try_init(),
@@ -347,6 +369,17 @@ pub fn start_logging(settings: &LogSettings) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_directive_has_the_characters_of_texts_traced() {
+        let ceiling = ceiling();
+        for target in ["tokenizers::tokenizer::normalizer", "tokenizers", "ort::session"] {
+            assert!(ceiling.would_enable(target, &tracing::Level::WARN));
+            assert!(!ceiling.would_enable(target, &tracing::Level::INFO));
+        }
+        assert!(ceiling.would_enable("explaind::api", &tracing::Level::TRACE));
+        assert!(!ceiling.would_enable("hyper::proto", &tracing::Level::TRACE));
+    }
 
     #[test]
     fn every_series_is_there_before_the_first_request() {

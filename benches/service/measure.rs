@@ -70,11 +70,10 @@ pub fn machine() -> String {
     };
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!(
-        "{} ({} cores granted), {} of memory, Linux {}; load before the run {}.",
+        "{} ({} cores granted), {} of memory; load before the run {}.",
         field("/proc/cpuinfo", "model name"),
         explaind::runtime::granted_cores(),
         field("/proc/meminfo", "MemTotal"),
-        fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
         load.split(' ').next().unwrap_or_default(),
     )
 }

@@ -33,10 +33,9 @@ impl FromRequest<Door> for JsonBody {
         refuse_packed_bodies(&request)?;
         let limits = &door.settings.limits;
         let patience = Duration::from_millis(limits.max_timeout_ms);
-        let bytes =
-            tokio::time::timeout(patience, bytes(request, limits.max_body_bytes)).await.map_err(|_| {
-                Problem::new(Kind::BodyTimeout, format!("no whole body within {} s", patience.as_secs()))
-            })??;
+        let bytes = tokio::time::timeout(patience, bytes(request, limits.max_body_bytes))
+            .await
+            .map_err(|_| Problem::new(Kind::BodyTimeout, format!("no whole body within {patience:?}")))??;
         parse(&bytes).map(Self)
     }
 }
@@ -140,7 +139,7 @@ impl Schema {
                 Segment::Map { key } => below(&at, key),
                 Segment::Enum { .. } | Segment::Unknown => at,
             });
-            refusal(vec![Pointed::new(pointer, "holds a number that is out of the range of its field")])
+            refusal(vec![Pointed::new(pointer, "holds a number that is out of the range of its field, or a large one that is not written in digits")])
         })
     }
 }

@@ -167,8 +167,17 @@ mod tests {
 
     #[test]
     fn directives_of_the_log_are_read_beforehand() {
-        let found = conflicts(&["--model=a=b", "--log=foo=bar=baz"]);
-        assert!(found.len() == 1 && found[0].starts_with("log: "), "{found:?}");
+        for wrong in ["foo=bar=baz", "warning", "info,verbose"] {
+            let found = conflicts(&["--model=a=b", &format!("--log={wrong}")]);
+            assert!(found.len() == 1 && found[0].starts_with("log: "), "{found:?}");
+        }
+        assert_eq!(conflicts(&["--model=a=b", "--log=WARN,explaind=debug,ort::session=info"]), [""; 0]);
+    }
+
+    #[test]
+    fn white_space_around_a_key_is_no_part_of_it() {
+        assert_eq!("one\n".parse(), Ok(crate::config::Secret("one".into())));
+        assert!(conflicts(&["--model=a=b", "--api-key= "])[0].starts_with("api_keys holds an empty key"));
     }
 
     #[test]

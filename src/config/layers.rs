@@ -128,7 +128,7 @@ fn flags_of_file(
     given: &ArgMatches,
 ) -> Result<(Vec<OsString>, BTreeSet<String>), String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let table: Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| located(&error, &text))?;
     let (mut flags, mut names) = (Vec::new(), BTreeSet::new());
     for (key, value) in table {
         let arg = setting(serve, &key).ok_or_else(|| unknown_key(serve, &key))?;
@@ -137,12 +137,29 @@ fn flags_of_file(
         if elsewhere {
             continue;
         }
+        if is_one(arg, &value) {
+            return Err(format!("`{key}` takes one value"));
+        }
         let long = arg.get_long().expect("every setting has a flag");
         let values = spelled(&value).ok_or_else(|| format!("`{key}` is not a value of a setting"))?;
         flags.extend(values.into_iter().map(|it| format!("--{long}={it}").into()));
         names.insert(key);
     }
     Ok((flags, names))
+}
+
+/// The parser's words and the line that they are about, which is not repeated: it may hold a key.
+fn located(error: &toml::de::Error, text: &str) -> String {
+    let line = |it: std::ops::Range<usize>| text.get(..it.start).map_or(1, |it| it.matches('\n').count() + 1);
+    match error.span().map(line) {
+        Some(line) => format!("line {line}: {}", error.message()),
+        None => error.message().to_owned(),
+    }
+}
+
+/// Is it several values for a setting that has one?
+fn is_one(arg: &Arg, value: &Value) -> bool {
+    !matches!(arg.get_action(), ArgAction::Append) && matches!(value, Value::Array(_) | Value::Table(_))
 }
 
 /// The flag of a key. The file names no further file and asks for no dry run.

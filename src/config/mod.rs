@@ -122,7 +122,7 @@ pub struct EngineSettings {
 #[command(next_help_heading = "Limits")]
 pub struct LimitSettings {
     /// Inputs in one request
-    #[arg(long, env = "EXPLAIND_MAX_INPUTS", value_name = "N", default_value_t = 32,
+    #[arg(long, env = "EXPLAIND_MAX_INPUTS", value_name = "N", default_value_t = Limits::default().max_inputs as u32,
           value_parser = value_parser!(u32).range(1..))]
     pub max_inputs: u32,
     /// Bytes in the body of a request
@@ -130,23 +130,23 @@ pub struct LimitSettings {
           value_parser = value_parser!(u64).range(64..))]
     pub max_body_bytes: u64,
     /// Unicode code points in one text
-    #[arg(long, env = "EXPLAIND_MAX_TEXT_CHARS", value_name = "N", default_value_t = 100_000,
+    #[arg(long, env = "EXPLAIND_MAX_TEXT_CHARS", value_name = "N", default_value_t = Limits::default().max_text_chars as u64,
           value_parser = value_parser!(u64).range(1..))]
     pub max_text_chars: u64,
     /// Unicode code points without a place where a tokenizer may break, such as a space
-    #[arg(long, env = "EXPLAIND_MAX_RUN_CHARS", value_name = "N", default_value_t = 20_000,
+    #[arg(long, env = "EXPLAIND_MAX_RUN_CHARS", value_name = "N", default_value_t = Limits::default().max_run_chars as u64,
           value_parser = value_parser!(u64).range(1..))]
     pub max_run_chars: u64,
     /// Forward and gradient passes that one request may cost
-    #[arg(long, env = "EXPLAIND_MAX_PASSES", value_name = "N", default_value_t = 20_000,
+    #[arg(long, env = "EXPLAIND_MAX_PASSES", value_name = "N", default_value_t = Limits::default().max_passes,
           value_parser = value_parser!(u64).range(1..))]
     pub max_passes: u64,
     /// Milliseconds from arrival to answer when the request names none
-    #[arg(long, env = "EXPLAIND_DEFAULT_TIMEOUT_MS", value_name = "MS", default_value_t = 10_000,
+    #[arg(long, env = "EXPLAIND_DEFAULT_TIMEOUT_MS", value_name = "MS", default_value_t = Limits::default().default_timeout_ms,
           value_parser = value_parser!(u64).range(1..))]
     pub default_timeout_ms: u64,
     /// The longest `timeout_ms` that a request may name
-    #[arg(long, env = "EXPLAIND_MAX_TIMEOUT_MS", value_name = "MS", default_value_t = 60_000,
+    #[arg(long, env = "EXPLAIND_MAX_TIMEOUT_MS", value_name = "MS", default_value_t = Limits::default().max_timeout_ms,
           value_parser = value_parser!(u64).range(1..))]
     pub max_timeout_ms: u64,
 }
@@ -243,8 +243,9 @@ pub struct Secret(pub String);
 impl FromStr for Secret {
     type Err = std::convert::Infallible;
 
+    /// White space around it goes: files and variables often end in a line break.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.trim().to_owned()))
     }
 }
 

@@ -38,7 +38,7 @@ impl Default for Limits {
             max_inputs: 32,
             max_text_chars: 100_000,
             max_run_chars: 20_000,
-            max_passes: 50_000,
+            max_passes: 20_000,
             default_timeout_ms: 10_000,
             max_timeout_ms: 60_000,
         }

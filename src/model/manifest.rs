@@ -307,7 +307,7 @@ fn choose(present: &[String]) -> String {
     if present.is_empty() {
         return String::new();
     }
-    format!("; the folder holds {}, which must be chosen by name", present.join(", "))
+    format!("; the folder holds {}: name the one to serve model.onnx", present.join(", "))
 }
 
 #[cfg(test)]

@@ -144,8 +144,14 @@ fn unknown_settings_are_refused_by_name() {
     let unknown = unknown.path().display().to_string();
     let wrong = file("max_inputs = \"many\"\n");
     let wrong = wrong.path().display().to_string();
+    let several = file("max_inputs = [1, 2]\n");
+    let several = several.path().display().to_string();
+    let broken = file("# keys\napi_keys = [\"hunter2\n");
+    let broken = broken.path().display().to_string();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let cases: [Case<'_>; 5] = [
+    let cases: [Case<'_>; 7] = [
+        (&["serve", MODEL, "--config", &several], &[], "`max_inputs` takes one value"),
+        (&["serve", MODEL, "--config", &broken], &[], "line 2: "),
         (&["serve", MODEL, "--max-input=2"], &[], "--max-input"),
         (&["serve", MODEL], &[("EXPLAIND_MAX_INPUT", "2")], "EXPLAIND_MAX_INPUT"),
         (&["serve", MODEL, "--config", &unknown], &[], "`max_input`"),
@@ -156,6 +162,7 @@ fn unknown_settings_are_refused_by_name() {
         let output = run(arguments, variables);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(told(&output.stderr).contains(name), "{}", told(&output.stderr));
+        assert!(!told(&output.stderr).contains("hunter2"), "a key is told");
     }
 }
 

@@ -110,6 +110,8 @@ pub struct ModelLimits {
     max_inputs: usize,
     /// Code points in one text.
     max_text_chars: usize,
+    /// Code points of one text without a place where a tokenizer may break.
+    max_run_chars: usize,
     /// Forward and gradient passes of one request.
     max_passes: u64,
     /// Bytes of a request's body.
@@ -187,6 +189,7 @@ impl ModelFacts {
                 max_length: model.max_length,
                 max_inputs: limits.max_inputs,
                 max_text_chars: limits.max_text_chars,
+                max_run_chars: limits.max_run_chars,
                 max_passes: limits.max_passes,
                 max_body_bytes: door.settings.limits.max_body_bytes,
                 default_timeout_ms: limits.default_timeout_ms,

@@ -209,7 +209,7 @@ fn a_quantised_model_is_taken_only_when_chosen() {
     let folder = folder(&json!({}));
     std::fs::remove_file(folder.path().join("model.onnx")).unwrap();
     write(&folder, "onnx/model_quantized.onnx", &field(7, b""));
-    let refused = "model.onnx: the file is missing; the folder holds onnx/model_quantized.onnx, which must be chosen by name";
+    let refused = "model.onnx: the file is missing; the folder holds onnx/model_quantized.onnx: name the one to serve model.onnx";
     assert_eq!(refusal(&folder), refused);
     let chosen = Manifest::read(folder.path(), Some("onnx/model_quantized.onnx")).unwrap();
     assert!(chosen.graph.ends_with("onnx/model_quantized.onnx"));
