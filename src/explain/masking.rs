@@ -353,6 +353,11 @@ impl Masker {
         rows.into_iter().map(|row| (row, weight)).collect()
     }
 
+    /// Whether [`Masker::without`] draws: the mean over its rows is one over chance then.
+    pub fn draws_without(&self, feature: usize) -> bool {
+        matches!(&self.how, How::Fillers(fillers) if fillers.slots[feature].len() > 1)
+    }
+
     /// The words that may stand for each word of each feature, with their weights; `None` where an operation
     /// puts nothing of its own into the text.
     pub fn fillers(&self, model: &Model) -> Option<Value> {

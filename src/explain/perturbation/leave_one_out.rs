@@ -9,7 +9,7 @@ use super::{Edit, UnitKind, Units};
 use crate::{
     explain::{
         About, Case, Effort, ExplainError, Family, Finding, Method, Misfit, Operation, Price, Removal,
-        Subject, Typed, attributions, distribution::Drift,
+        Subject, Typed, attributions, distribution::Drift, estimators::mean_and_variance,
     },
     model::{
         Need, Output,
@@ -291,10 +291,13 @@ fn run(parameters: &LeaveOneOut, case: &Case<'_>) -> Result<Vec<Finding>, Explai
     let labels = &case.subject.model.labels;
     let mut drift = Drift::default();
     let mut means = vec![vec![0.0; full.len()]; groups.len()];
+    let mut draws: Vec<Vec<Vec<f64>>> = vec![Vec::new(); groups.len()];
     let mut answers = logits.iter();
     for (group, (rows, mean)) in groups.iter().zip(&mut means).enumerate() {
         for ((_, weight), logits) in rows.iter().zip(&mut answers) {
-            mean.iter_mut().zip(case.scalars(logits)?).for_each(|(mean, it)| *mean += weight * it);
+            let scalars = case.scalars(logits)?;
+            mean.iter_mut().zip(&scalars).for_each(|(mean, it)| *mean += weight * it);
+            draws[group].push(scalars);
             if group < features.len() {
                 drift.add(labels, logits, *weight)?;
             }
@@ -308,17 +311,22 @@ fn run(parameters: &LeaveOneOut, case: &Case<'_>) -> Result<Vec<Finding>, Explai
         let value = full[target];
         let scores: Vec<f64> = (0..features.len()).map(|gone| value - mean(gone)).collect();
         let base = mean(features.len());
+        let error = |group: usize| {
+            let draws: Vec<f64> = draws[group].iter().map(|it| it[target]).collect();
+            Some(mean_and_variance(&draws).1.sqrt()).filter(|it| it.is_finite())
+        };
         let mut evidence = Map::new();
         evidence.insert("interaction_residual".into(), json!(scores.iter().sum::<f64>() - (value - base)));
         evidence.insert("raises_score".into(), json!(indices(&scores, |score| score < 0.0)));
         evidence.insert("perturbed_rows".into(), json!(shift));
-        Finding {
-            value,
-            base_value: Some(base),
-            attributions: attributions(case.subject.encoded, &features, &scores),
-            evidence,
-            details: fillers.clone(),
+        if let Some(error) = error(features.len()).filter(|_| removal.operation.fills()) {
+            evidence.insert("base_standard_error".into(), json!(error));
         }
+        let mut attributions = attributions(case.subject.encoded, &features, &scores);
+        for (feature, it) in attributions.iter_mut().enumerate() {
+            it.standard_error = if masker.draws_without(feature) { error(feature) } else { None };
+        }
+        Finding { value, base_value: Some(base), attributions, evidence, details: fillers.clone() }
     };
     Ok((0..case.targets.len()).map(finding).collect())
 }

@@ -194,7 +194,7 @@ impl Request<'_> {
             let value = values[target];
             let told: Vec<Drawn> = (0..features.len()).map(drawn).collect();
             let scores: Vec<f64> = told.iter().map(|it| value - it.mean).collect();
-            let base = drawn(features.len()).mean;
+            let Drawn { mean: base, standard_error: base_error } = drawn(features.len());
             let mut attributions = attributions(case.subject.encoded, features, &scores);
             for (it, drawn) in attributions.iter_mut().zip(&told) {
                 it.standard_error = drawn.standard_error;
@@ -204,6 +204,9 @@ impl Request<'_> {
             evidence.insert("interaction_residual".into(), json!(residual));
             let raises: Vec<usize> = (0..scores.len()).filter(|&it| scores[it] < 0.0).collect();
             evidence.insert("raises_score".into(), json!(raises));
+            if let Some(error) = base_error {
+                evidence.insert("base_standard_error".into(), json!(error));
+            }
             evidence.insert("perturbed_rows".into(), json!(shift));
             let behind = |at: usize| drawn(features.len() + 1 + at);
             let details = self.hidden.filter(|_| !units.is_empty()).map(|hidden| {

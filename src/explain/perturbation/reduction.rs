@@ -88,7 +88,7 @@ impl Search<'_> {
             Guide::LeaveOneOut => vec![whole],
         };
         found.logits = found.texts[0].logits.clone();
-        let decision = self.decision(&self.case.logits)?;
+        let decision = self.decision()?;
         loop {
             let next = match &self.guide {
                 Guide::Gradient(graph) => self.by_gradient(graph, decision, &mut found)?,
@@ -114,18 +114,18 @@ impl Search<'_> {
     /// # Errors
     /// Logits that are not finite.
     pub fn confidence(&self, logits: &[f32]) -> Result<f64, ExplainError> {
-        confidence(&self.case.subject.model.labels, logits, self.decision(&self.case.logits)?)
+        self.decision()?.confidence(&self.case.subject.model.labels, logits)
     }
 
-    fn decision(&self, logits: &[f32]) -> Result<usize, ExplainError> {
-        decision(&self.case.subject.model.labels, logits)
+    fn decision(&self) -> Result<Decision, ExplainError> {
+        Decision::of(&self.case.subject.model.labels, &self.case.logits)
     }
 
     /// The least important features go first, as many candidates at once as there is room for, until the beam is full.
     fn by_gradient(
         &self,
         graph: &GradientGraph,
-        decided: usize,
+        decided: Decision,
         found: &mut Found,
     ) -> Result<Vec<Reduced>, ExplainError> {
         let mut candidates = Vec::new();
@@ -150,7 +150,7 @@ impl Search<'_> {
                 break;
             }
             for text in self.judged(graph, batch, found)? {
-                if self.decision(&text.logits)? == decided {
+                if decided.holds(&self.case.subject.model.labels, &text.logits)? {
                     next.push(text);
                 }
             }
@@ -160,7 +160,7 @@ impl Search<'_> {
     }
 
     /// Every feature of every text is left out, all in one batch; what costs the least confidence goes first.
-    fn by_leaving_out(&self, decided: usize, found: &mut Found) -> Result<Vec<Reduced>, ExplainError> {
+    fn by_leaving_out(&self, decided: Decision, found: &mut Found) -> Result<Vec<Reduced>, ExplainError> {
         let mut seen = HashSet::new();
         let mut candidates = Vec::new();
         for text in &found.texts {
@@ -176,7 +176,7 @@ impl Search<'_> {
         found.batches += 1;
         let mut surviving = Vec::new();
         for ((before, text), logits) in candidates.into_iter().zip(self.case.forward(rows)?) {
-            if self.decision(&logits)? == decided {
+            if decided.holds(&self.case.subject.model.labels, &logits)? {
                 let lost = before - self.confidence(&logits)?;
                 surviving.push((lost, text.answered(logits, Vec::new())));
             }
@@ -215,7 +215,7 @@ impl Search<'_> {
         found: &mut Found,
     ) -> Result<Vec<Reduced>, ExplainError> {
         let labels = &self.case.subject.model.labels;
-        let slope: Arc<[f32]> = margin(labels.len(), self.decision(&self.case.logits)?).into();
+        let slope: Arc<[f32]> = self.decision()?.margin(labels.len()).into();
         let row = |text: &Reduced| {
             let row = self.row(&text.kept);
             let (words, ids) = (graph.words.clone(), row.ids.clone());
@@ -262,34 +262,48 @@ impl Search<'_> {
     }
 }
 
-/// Which label is predicted; of a model with a single label, whether it is (1) or is not (0).
-pub(super) fn decision(labels: &Labels, logits: &[f32]) -> Result<usize, ExplainError> {
-    let predicted = labels.predicted(logits)?;
-    Ok(if labels.len() == 1 { usize::from(logits[0] > 0.0) } else { predicted })
+/// What the model decides of a text: which label it predicts or, where labels are true or not one by one, whether that
+/// one is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Decision {
+    label: usize,
+    /// `None` where labels stand against one another.
+    is: Option<bool>,
 }
 
-/// The calibrated probability of a decision.
-fn confidence(labels: &Labels, logits: &[f32], decided: usize) -> Result<f64, ExplainError> {
-    let scores = labels.scores(logits)?;
-    Ok(match scores[..] {
-        [only] if labels.activation() != Activation::Identity => {
-            if decided == 1 {
-                only
-            } else {
-                1.0 - only
-            }
-        }
-        _ => scores[decided.min(scores.len() - 1)],
-    })
-}
-
-/// The slope of the decision's logit against the mean of the others': with two labels, that of its log-odds.
-fn margin(labels: usize, decided: usize) -> Vec<f32> {
-    if labels == 1 {
-        return vec![if decided == 1 { 1.0 } else { -1.0 }];
+impl Decision {
+    fn of(labels: &Labels, logits: &[f32]) -> Result<Self, ExplainError> {
+        let label = labels.predicted(logits)?;
+        let one_by_one = labels.len() == 1 || labels.activation() == Activation::Sigmoid;
+        Ok(Self { label, is: one_by_one.then_some(logits[label] > 0.0) })
     }
-    let others = -1.0 / (labels - 1) as f32;
-    (0..labels).map(|label| if label == decided { 1.0 } else { others }).collect()
+
+    /// Whether the model still decides so.
+    fn holds(self, labels: &Labels, logits: &[f32]) -> Result<bool, ExplainError> {
+        let predicted = labels.predicted(logits)?;
+        Ok(match self.is {
+            Some(is) => (logits[self.label] > 0.0) == is,
+            None => predicted == self.label,
+        })
+    }
+
+    /// The calibrated probability of the decision.
+    fn confidence(self, labels: &Labels, logits: &[f32]) -> Result<f64, ExplainError> {
+        let score = labels.scores(logits)?[self.label];
+        let is_not = self.is == Some(false) && labels.activation() != Activation::Identity;
+        Ok(if is_not { 1.0 - score } else { score })
+    }
+
+    /// The slope of the decision's logit, against the mean of the others' where labels stand against one another: with
+    /// two labels, that of its log-odds.
+    fn margin(self, labels: usize) -> Vec<f32> {
+        let (own, others) = match self.is {
+            Some(true) => (1.0, 0.0),
+            Some(false) => (-1.0, 0.0),
+            None => (1.0, -1.0 / (labels - 1) as f32),
+        };
+        (0..labels).map(|label| if label == self.label { own } else { others }).collect()
+    }
 }
 
 #[cfg(test)]
@@ -298,17 +312,29 @@ mod tests {
 
     #[test]
     fn the_margin_weighs_a_label_against_the_mean_of_the_others() {
-        assert_eq!(margin(2, 1), [-1.0, 1.0]);
-        assert_eq!(margin(3, 0), [1.0, -0.5, -0.5]);
-        assert_eq!(margin(1, 0), [-1.0]);
+        let margin = |label, is, labels| Decision { label, is }.margin(labels);
+        assert_eq!(margin(1, None, 2), [-1.0, 1.0]);
+        assert_eq!(margin(0, None, 3), [1.0, -0.5, -0.5]);
+        assert_eq!(margin(0, Some(false), 1), [-1.0]);
+        assert_eq!(margin(1, Some(true), 3), [0.0, 1.0, 0.0]);
     }
 
     #[test]
-    fn a_single_label_is_decided_at_one_half() {
-        let labels = Labels::numbered(1, Activation::Sigmoid, 2.0);
-        assert_eq!(decision(&labels, &[-0.1]).unwrap(), 0);
-        assert_eq!(decision(&labels, &[0.1]).unwrap(), 1);
-        let unsure = confidence(&labels, &[-2.0], 0).unwrap();
-        assert!((unsure - 1.0 / (1.0 + (-1.0f64).exp())).abs() < 1e-12);
+    fn labels_that_are_true_one_by_one_are_decided_at_one_half() {
+        for width in [1, 3] {
+            let labels = Labels::numbered(width, Activation::Sigmoid, 2.0);
+            let of = |logit: f32| (0..width).map(|it| logit - it as f32).collect::<Vec<f32>>();
+            let yes = Decision::of(&labels, &of(0.1)).unwrap();
+            assert_eq!(yes, Decision { label: 0, is: Some(true) });
+            assert!(yes.holds(&labels, &of(0.2)).unwrap());
+            assert!(!yes.holds(&labels, &of(-0.2)).unwrap(), "still the largest, and no longer true");
+            let no = Decision::of(&labels, &of(-0.1)).unwrap();
+            let unsure = no.confidence(&labels, &of(-2.0)).unwrap();
+            assert!((unsure - 1.0 / (1.0 + (-1.0f64).exp())).abs() < 1e-12);
+        }
+        let labels = Labels::numbered(3, Activation::Softmax, 1.0);
+        let first = Decision::of(&labels, &[-0.1, -0.2, -0.3]).unwrap();
+        assert!(first.holds(&labels, &[-5.0, -6.0, -7.0]).unwrap());
+        assert!(!first.holds(&labels, &[1.0, 2.0, 0.0]).unwrap());
     }
 }

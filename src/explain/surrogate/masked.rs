@@ -153,7 +153,7 @@ impl<'a> Masked<'a> {
                 mean.iter_mut().zip(outputs).for_each(|(mean, it)| *mean += it * weight);
                 // The whole text is not perturbed.
                 if coalition.len() < coalition.players() {
-                    drift.add(labels, logits, 1.0)?;
+                    drift.add(labels, logits, *weight)?;
                 }
             }
             self.drift.join(&drift);
