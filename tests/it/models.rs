@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use explaind::compile::builder::KERNELS;
 use explaind::compile::graph::{Attribute, Axis, Element, Graph, Node, Port, Type, Value};
 use explaind::compile::{no_external, read, write, write_split};
 use explaind::model::text::Caps;
-use explaind::model::{Activation, Model};
+use explaind::model::{Activation, ManifestError, Model, OpenError};
 use explaind::runtime::{Padding, Row};
 use serde_json::Value as Json;
 use tempfile::TempDir;
@@ -210,6 +211,22 @@ fn a_length_that_is_baked_in_is_named() {
     let folder = derived("bert-legacy17", fix, &[]);
     let refusal = Model::open("fixed", folder.path(), &open_settings()).err().unwrap().to_string();
     assert!(refusal.contains("a length is baked in") && refusal.contains("12 tokens"), "{refusal}");
+}
+
+/// Operators that trust the compiler are not for strangers' graphs.
+#[test]
+fn a_file_that_holds_operators_of_our_own_is_not_opened() {
+    let own = |graph: &mut Graph| {
+        let node = graph.nodes.iter_mut().find(|it| it.is("Erf")).unwrap();
+        (node.domain, node.op) = (KERNELS.to_owned(), "GeluPullback".to_owned());
+        graph.opsets.insert(KERNELS.to_owned(), 1);
+    };
+    let folder = derived("bert-legacy17", own, &[]);
+    let error = Model::open("own", folder.path(), &open_settings()).err().unwrap();
+    assert!(matches!(error, OpenError::Manifest(ManifestError::Kernels { .. })), "{error}");
+    let bytes = fs::read(folder.path().join("model.onnx")).unwrap();
+    let error = read(bytes.into(), &no_external).unwrap_err().to_string();
+    assert!(error.contains("domain `explaind`"), "{error}");
 }
 
 #[test]
