@@ -126,10 +126,19 @@ impl Model {
         let failed = |cause| OpenError::Graph { file: file.clone(), cause };
         let odd = |detail| OpenError::NotAClassifier { file: file.clone(), detail };
         let mut tokenizer = Tokenizer::open(manifest).map_err(unusable)?;
-        if let Ok(compiled) = compiled {
-            tokenizer = tokenizer.within(compiled.embedding.vocabulary).map_err(unusable)?;
-        }
         let mut warnings = Vec::new();
+        let mut confined = manifest.clone();
+        if let Ok(compiled) = compiled {
+            let rows = compiled.embedding.vocabulary;
+            tokenizer = tokenizer.within(rows).map_err(unusable)?;
+            let forgotten = confined.special.confine(rows).into_iter();
+            warnings.extend(forgotten.map(|(role, id)| {
+                format!(
+                    "the {role} token is number {id}, and the embedding table has {rows} rows: it is not used"
+                )
+            }));
+        }
+        let manifest = &confined;
         if let Ok(Compiled { logits: Logits { activation: Some(activation), value, .. }, .. }) = compiled {
             warnings
                 .push(format!("the graph ends in {activation}; logits are the values before it, `{value}`, and scores after it"));

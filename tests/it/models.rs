@@ -279,6 +279,24 @@ fn an_added_token_that_the_embedding_lacks_is_refused_where_a_text_holds_it() {
     assert!(error.to_string().contains("`[NEW]`"), "{error}");
 }
 
+/// A mask token that was added and never trained: no other row of the table may stand for it.
+#[test]
+fn a_special_token_that_the_embedding_lacks_is_forgotten() {
+    let folder = with_token("bert-legacy17", |it, rows| {
+        for token in it["added_tokens"].as_array_mut().unwrap() {
+            if token["content"] == "[MASK]" {
+                token["id"] = rows.into();
+            }
+        }
+        let vocabulary = it["model"]["vocab"].as_object_mut().unwrap();
+        let mask = vocabulary.remove("[MASK]").unwrap();
+        vocabulary.insert("[unused-mask]".into(), mask);
+    });
+    let model = open("masked", folder.path());
+    assert!(model.special.mask.is_none() && model.special.pad.is_some(), "{:?}", model.special);
+    assert!(model.warnings.iter().any(|it| it.contains("mask token")), "{:?}", model.warnings);
+}
+
 #[test]
 fn a_label_that_is_called_like_a_keyword_is_warned_of() {
     let labels = serde_json::json!({ "0": "predicted", "1": "all" });
