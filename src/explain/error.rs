@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    model::{ScoreError, Unavailable},
+    model::{FindError, ScoreError, Unavailable},
     runtime::{RuntimeError, Stop},
 };
 
@@ -142,6 +142,15 @@ impl Gathered {
 impl From<Misfit> for ExplainError {
     fn from(misfit: Misfit) -> Self {
         Self::Misfits(vec![misfit])
+    }
+}
+
+impl From<FindError> for ExplainError {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::Unknown(name) => Self::UnknownModel(name),
+            FindError::Failed { name, reason } => Self::ModelFailed { name, reason },
+        }
     }
 }
 

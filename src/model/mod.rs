@@ -28,7 +28,7 @@ pub use need::{Need, Unavailable};
 pub use open::{OpenError, OpenSettings, Opening};
 pub use own::OwnGraph;
 pub use relevance::{RelevanceGraph, RelevanceGraphs, RelevanceRow};
-pub use shelf::{Entry, Shelf};
+pub use shelf::{Entry, FindError, Shelf};
 pub use words::Words;
 
 use crate::{
