@@ -230,7 +230,11 @@ pub(super) fn layout(graph: &Ir, wires: Wires, bench: &Bench<'_>) -> Result<Layo
     let outputs = std::iter::once(logits).chain(wires.outputs).collect();
     // A graph without its attention mask among the inputs cannot hide padding.
     let hides = inputs.iter().any(|it| it.role == Role::Mask);
-    let padding = if hides { bench.layout.padding } else { Padding::Never };
+    let padding = match bench.layout.padding {
+        Padding::Alone => Padding::Alone,
+        padding if hides => padding,
+        _ => Padding::Never,
+    };
     Ok(Layout { inputs, outputs, padding })
 }
 

@@ -6,10 +6,11 @@ use std::{path::Path, sync::Arc};
 use super::{
     Manifest, OpenError, OpenSettings, Unavailable, graphs, open,
     text::{Tokenizer, TokenizerError},
+    trial,
 };
 use crate::runtime::{
-    Dim, Element, Graph, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind, Row,
-    RuntimeError, Session, SharedWeights,
+    Dim, Element, Graph, Layout, Optimise, Outlet, OutputSlot, Program, ProgramKind, Row, RuntimeError,
+    Session, SharedWeights,
 };
 
 /// A masked language model that shares its classifier's vocabulary.
@@ -66,9 +67,7 @@ impl FillMask {
             )));
         }
         program.layout.outputs[0].dims.push(Dim::Fixed(columns));
-        if program.layout.padding != Padding::Never && !program.hides_padding(&row).unwrap_or(false) {
-            program.layout.padding = Padding::Never;
-        }
+        program.layout.padding = trial::padding(&program, &row).0;
         Ok(Self {
             digest: manifest.digest()?,
             program: Arc::new(program),

@@ -14,6 +14,7 @@ mod own;
 pub mod relevance;
 mod shelf;
 pub mod text;
+mod trial;
 mod words;
 
 use std::{path::Path, sync::Arc};

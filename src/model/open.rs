@@ -7,6 +7,7 @@ use super::{
     attention, derived, fill_mask, graphs, intervention,
     manifest::Side,
     text::{Tokenizer, TokenizerError},
+    trial,
 };
 use crate::compile::{self, Compiled, locate::Logits, refusal::Code};
 use crate::runtime::{
@@ -164,15 +165,9 @@ impl Model {
                 .map_err(failed)?;
         let (mut forward, width) = learn_width(forward, &tokenizer).map_err(failed)?;
         let shortest = Row::of(tokenizer.shortest_ids(), None);
-        let pads = forward.layout.padding != Padding::Never;
-        // A graph that does not run on two rows is not asked to.
-        if pads && !forward.hides_padding(&shortest).unwrap_or(false) {
-            warnings.push(
-                "the graph reads padding: only rows of one length share a batch, which takes longer"
-                    .to_owned(),
-            );
-            forward.layout.padding = Padding::Never;
-        }
+        let (padding, warning) = trial::padding(&forward, &shortest);
+        forward.layout.padding = padding;
+        warnings.extend(warning.map(str::to_owned));
         let labels = manifest.labels(Some(width))?;
         let labels = match compiled.as_ref().ok().and_then(ends_in) {
             Some(Activation::Softmax) if width == 1 => labels,
@@ -248,8 +243,11 @@ fn layout(inputs: &[Outlet], outputs: &[Outlet], manifest: &Manifest) -> Result<
 
 /// How a graph's inputs are fed, and how rows of unequal length share a batch.
 pub(super) fn inputs(inputs: &[Outlet], manifest: &Manifest) -> Result<(Vec<InputSlot>, Padding), String> {
-    let length = |it: &Outlet| Some((it.name.clone(), it.dims.get(1).copied().flatten()?));
-    let baked = inputs.iter().find_map(length);
+    let fixed = |axis: usize| {
+        let fixed = move |it: &Outlet| Some((it.name.clone(), it.dims.get(axis).copied().flatten()?));
+        inputs.iter().find_map(fixed)
+    };
+    let (rows, baked) = (fixed(0), fixed(1));
     let inputs = inputs.iter().map(input_slot).collect::<Result<Vec<_>, _>>()?;
     let has = |role| inputs.iter().any(|it| it.role == role);
     if !has(Role::Ids) {
@@ -261,7 +259,13 @@ pub(super) fn inputs(inputs: &[Outlet], manifest: &Manifest) -> Result<(Vec<Inpu
             "a length is baked in: every row of `{name}` has {length} tokens; export the model with dynamic axes"
         ));
     }
+    if let Some((name, rows)) = rows.as_ref().filter(|it| it.1 != 1) {
+        return Err(format!(
+            "a batch size is baked in: every batch of `{name}` has {rows} rows; export the model with dynamic axes"
+        ));
+    }
     let padding = match (manifest.special.pad, has(Role::Mask), manifest.padding_side) {
+        _ if rows.is_some() => Padding::Alone,
         (Some(pad), true, Side::Right) => Padding::Right(pad),
         (Some(pad), true, Side::Left) => Padding::Left(pad),
         (None, _, _) | (_, false, _) => Padding::Never,

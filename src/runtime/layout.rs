@@ -61,6 +61,8 @@ pub enum Padding {
     Left(u32),
     /// The model has no pad token or no attention mask: only rows of one length share a batch.
     Never,
+    /// A batch size of one is baked into the graph: no rows share a batch.
+    Alone,
 }
 
 /// How rows become a batch of a graph's inputs, and a batch of outputs becomes rows.
@@ -140,7 +142,7 @@ impl Layout {
         let (pad_id, left) = match self.padding {
             Padding::Right(id) => (id, false),
             Padding::Left(id) => (id, true),
-            Padding::Never => (0, false),
+            Padding::Never | Padding::Alone => (0, false),
         };
         if let Role::Extra(which) = slot.role {
             let stride: usize = dims[1..].iter().product();

@@ -4,18 +4,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use explaind::compile::builder::KERNELS;
 use explaind::compile::graph::{Attribute, Axis, Element, Graph, Node, Port, Type, Value};
 use explaind::compile::{no_external, read, write, write_split};
+use explaind::explain::{Arrival, ExplainAnswer, ExplainError, ExplainRequest, House, explain, registry};
 use explaind::model::text::Caps;
 use explaind::model::{Activation, ManifestError, Model, OpenError};
-use explaind::runtime::{Padding, Row};
-use serde_json::Value as Json;
+use explaind::runtime::{Cancel, Padding, Row};
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 use crate::reference::{BATCHES, gap, gradient_gaps, logits_gap, references, with_lane};
-use crate::support::open_settings;
+use crate::support::{house, open_settings};
 
 /// How far logits may be off, and gradients in parts of their largest value.
 const TOLERANCE: f64 = 1e-3;
@@ -24,6 +26,12 @@ const CAPS: Caps = Caps { characters: 1000, run: 1000 };
 
 fn zoo(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/public").join(name)
+}
+
+fn ask(house: &House, slug: &str, request: Json) -> Result<ExplainAnswer, ExplainError> {
+    let request: ExplainRequest = serde_json::from_value(request).expect("a well-formed request");
+    let arrival = Arrival { id: "models".into(), at: Instant::now(), cancel: Cancel::default() };
+    explain(house, registry::find(slug).expect("a listed method"), &request, &arrival)
 }
 
 fn open(name: &str, folder: &Path) -> Model {
@@ -227,6 +235,36 @@ fn a_file_that_holds_operators_of_our_own_is_not_opened() {
     let bytes = fs::read(folder.path().join("model.onnx")).unwrap();
     let error = read(bytes.into(), &no_external).unwrap_err().to_string();
     assert!(error.contains("domain `explaind`"), "{error}");
+}
+
+/// Fixes the number of rows.
+fn with_rows(rows: usize) -> TempDir {
+    let fix = |graph: &mut Graph| {
+        for port in &mut graph.inputs {
+            if let Type::Tensor(_, Some(axes)) = &mut port.ty {
+                axes[0] = Axis::Fixed(rows);
+            }
+        }
+    };
+    derived("bert-legacy17", fix, &[])
+}
+
+#[test]
+fn a_graph_that_takes_one_row_is_asked_one_row_at_a_time() {
+    let folder = with_rows(1);
+    let model = open("single", folder.path());
+    assert_eq!(model.forward.layout.padding, Padding::Alone);
+    assert_eq!(model.gradient().map(|it| it.gradient.layout.padding), Ok(Padding::Alone));
+    assert!(model.warnings.iter().any(|it| it.contains("one row at a time")), "{:?}", model.warnings);
+    assert_agrees(&model, &zoo("bert-legacy17"));
+    let house = house("single", folder.path());
+    for slug in ["leave-one-out", "kernel-shap", "integrated-gradients"] {
+        let answer = ask(&house, slug, json!({ "inputs": "t155 t64 t89 t60" }));
+        let answer = answer.unwrap_or_else(|it| panic!("{slug}: {it:?}"));
+        assert!(!answer.results[0].explanations[0].attributions.is_empty(), "{slug}");
+    }
+    let refusal = Model::open("two", with_rows(2).path(), &open_settings()).err().unwrap().to_string();
+    assert!(refusal.contains("a batch size is baked in") && refusal.contains("2 rows"), "{refusal}");
 }
 
 #[test]
