@@ -165,6 +165,11 @@ impl Model {
                 .map_err(failed)?;
         let (mut forward, width) = learn_width(forward, &tokenizer).map_err(failed)?;
         let shortest = Row::of(tokenizer.shortest_ids(), None);
+        let max_length = trial::longest(&mut forward, &shortest.ids, manifest.max_length);
+        if let Some(limit) = max_length.filter(|_| max_length != manifest.max_length) {
+            warnings.push(too_long(manifest, limit));
+            tokenizer = tokenizer.with_limit(max_length, manifest.truncation_side);
+        }
         let (padding, warning) = trial::padding(&forward, &shortest);
         forward.layout.padding = padding;
         warnings.extend(warning.map(str::to_owned));
@@ -207,7 +212,7 @@ impl Model {
             labels,
             special: manifest.special.clone(),
             tokenizer,
-            max_length: manifest.max_length,
+            max_length,
             precision,
             device: settings.runtime.device,
             forward: Arc::new(forward),
@@ -221,6 +226,16 @@ impl Model {
             warnings,
         })
     }
+}
+
+/// What is said of a graph that takes fewer tokens than its folder says.
+fn too_long(manifest: &Manifest, limit: usize) -> String {
+    let said = match (manifest.config.max_positions, manifest.max_length) {
+        (Some(positions), _) => format!("config.json gives it positions for {positions}"),
+        (None, Some(length)) => format!("the tokenizer's files allow {length}"),
+        (None, None) => "no file of the folder gives a limit".to_owned(),
+    };
+    format!("the graph does not run on more than {limit} tokens, and {said}: the limit is {limit}")
 }
 
 /// What the graph itself makes of its logits, whatever `config.json` says.

@@ -2,6 +2,35 @@
 
 use crate::runtime::{Padding, Program, Row};
 
+/// The longest row that is tried: beyond it, a folder's word is taken.
+const LONGEST: usize = 1025;
+
+/// A row of `length` tokens: `ids` with what stands in its middle repeated, or left out.
+fn row(ids: &[u32], length: usize) -> Row {
+    let middle = ids.len().saturating_sub(1) / 2;
+    let Some(repeated) = (length + 1).checked_sub(ids.len()).filter(|_| !ids.is_empty()) else {
+        return Row::of(&ids[..length.min(ids.len())], None);
+    };
+    let fill = std::iter::repeat_n(ids[middle], repeated);
+    let ids = ids[..middle].iter().copied().chain(fill).chain(ids[middle + 1..].iter().copied());
+    Row::of(ids.collect::<Vec<u32>>(), None)
+}
+
+/// The most tokens of an input: `limit`, unless a row of so many does not run. Then it is the longest that does, found
+/// by halving; the shortest input `ids` runs. One row runs where `limit` is right.
+pub(super) fn longest(program: &mut Program, ids: &[u32], limit: Option<usize>) -> Option<usize> {
+    let mut runs = |length| program.probe(&row(ids, length)).is_ok();
+    let (mut low, mut high) = (ids.len(), limit.unwrap_or(LONGEST).min(LONGEST));
+    if high <= low || runs(high) {
+        return limit;
+    }
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        if runs(middle) { low = middle } else { high = middle }
+    }
+    Some(low)
+}
+
 /// How rows may share a batch, which the program's layout says and a run on two rows confirms; and what a caller should
 /// know of it.
 pub(super) fn padding(program: &Program, row: &Row) -> (Padding, Option<&'static str>) {
@@ -24,5 +53,18 @@ pub(super) fn padding(program: &Program, row: &Row) -> (Padding, Option<&'static
                 Some("the graph reads padding: only rows of one length share a batch, which takes longer"),
             ),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_any_length_keep_their_ends() {
+        let ids = |length| row(&[1, 7, 2], length).ids.to_vec();
+        assert_eq!((ids(1), ids(2), ids(3)), (vec![1], vec![1, 2], vec![1, 7, 2]));
+        assert_eq!(ids(5), [1, 7, 7, 7, 2]);
+        assert_eq!(row(&[7], 3).ids[..], [7, 7, 7]);
     }
 }

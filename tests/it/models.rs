@@ -10,7 +10,7 @@ use explaind::compile::builder::KERNELS;
 use explaind::compile::graph::{Attribute, Axis, Element, Graph, Node, Port, Type, Value};
 use explaind::compile::{no_external, read, write, write_split};
 use explaind::explain::{Arrival, ExplainAnswer, ExplainError, ExplainRequest, House, explain, registry};
-use explaind::model::text::Caps;
+use explaind::model::text::{Caps, EncodeError};
 use explaind::model::{Activation, ManifestError, Model, OpenError};
 use explaind::runtime::{Cancel, Padding, Row};
 use serde_json::{Value as Json, json};
@@ -265,6 +265,31 @@ fn a_graph_that_takes_one_row_is_asked_one_row_at_a_time() {
     }
     let refusal = Model::open("two", with_rows(2).path(), &open_settings()).err().unwrap().to_string();
     assert!(refusal.contains("a batch size is baked in") && refusal.contains("2 rows"), "{refusal}");
+}
+
+/// The table has positions for 48 tokens.
+#[test]
+fn a_limit_that_the_graph_does_not_reach_is_found_by_trying() {
+    let opened = |positions: Json, length: Json| {
+        let json = [
+            ("config.json", "max_position_embeddings", positions),
+            ("tokenizer_config.json", "model_max_length", length),
+        ];
+        let folder = derived("bert-legacy17", |_| {}, &json);
+        open("positions", folder.path())
+    };
+    let model = opened(400.into(), 400.into());
+    assert_eq!(model.max_length, Some(48));
+    assert!(model.warnings.iter().any(|it| it.contains("positions for 400")), "{:?}", model.warnings);
+    let long = model.tokenizer.encode(&"t1 ".repeat(49), None, false, CAPS).unwrap_err();
+    assert_eq!(long, EncodeError::TooLong { tokens: 49, limit: 48 });
+    let row = model.tokenizer.encode(&"t1 ".repeat(48), None, false, CAPS).expect("tokens").row();
+    assert!(model.forward.run(0, &[row]).is_ok());
+    let model = opened(Json::Null, Json::Null);
+    assert_eq!(model.max_length, Some(48));
+    assert!(model.warnings.iter().any(|it| it.contains("no file of the folder")), "{:?}", model.warnings);
+    let model = opened(400.into(), 40.into());
+    assert_eq!((model.max_length, model.warnings), (Some(40), Vec::new()));
 }
 
 #[test]
