@@ -159,6 +159,12 @@ impl From<Stop> for ExplainError {
         match stop {
             Stop::Deadline => Self::Deadline,
             Stop::Cancelled => Self::Cancelled,
+            Stop::TooShort { tokens, least } => {
+                let detail = format!(
+                    "a text, or what the method makes of it, has {tokens} tokens; the model runs on {least} or more"
+                );
+                Misfit::new("/inputs", detail).into()
+            }
             Stop::Failed(cause) => Self::Backend(cause),
         }
     }

@@ -235,7 +235,7 @@ pub(super) fn layout(graph: &Ir, wires: Wires, bench: &Bench<'_>) -> Result<Layo
         padding if hides => padding,
         _ => Padding::Never,
     };
-    Ok(Layout { inputs, outputs, padding })
+    Ok(Layout { inputs, outputs, padding, least: bench.layout.least })
 }
 
 pub(super) fn refused(refusal: Refusal) -> Unavailable {

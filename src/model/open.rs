@@ -12,7 +12,7 @@ use super::{
 use crate::compile::{self, Compiled, locate::Logits, refusal::Code};
 use crate::runtime::{
     Dim, Element, Graph, InputSlot, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind,
-    Role, Row, Runtime, RuntimeError, Session, SharedWeights,
+    Role, Runtime, RuntimeError, Session, SharedWeights,
 };
 
 /// How models are opened.
@@ -160,12 +160,20 @@ impl Model {
         let layout = layout(&session.inputs(), &session.outputs(), manifest).map_err(odd)?;
         let precision = precision(&session, &layout);
         drop(session);
-        let forward =
+        let mut forward =
             Program::open(&settings.runtime, &graph, weights, ProgramKind::Forward, layout, settings.workers)
                 .map_err(failed)?;
-        let (mut forward, width) = learn_width(forward, &tokenizer).map_err(failed)?;
-        let shortest = Row::of(tokenizer.shortest_ids(), None);
-        let max_length = trial::longest(&mut forward, &shortest.ids, manifest.max_length);
+        let ids = tokenizer.shortest_ids();
+        let (least, width) = trial::least(&mut forward, &ids, tokenizer.specials(false)).map_err(failed)?;
+        forward.layout.least = least;
+        forward.layout.outputs[0].dims = vec![Dim::Fixed(width)];
+        let shortest = trial::row(&ids, least.max(ids.len()));
+        if shortest.len() > ids.len() {
+            warnings.push(format!(
+                "the graph does not run on fewer than {least} tokens: shorter texts are refused"
+            ));
+        }
+        let max_length = trial::longest(&mut forward, &ids, shortest.len(), manifest.max_length);
         if let Some(limit) = max_length.filter(|_| max_length != manifest.max_length) {
             warnings.push(too_long(manifest, limit));
             tokenizer = tokenizer.with_limit(max_length, manifest.truncation_side);
@@ -246,14 +254,14 @@ fn ends_in(compiled: &Compiled) -> Option<Activation> {
     }
 }
 
-/// How the graph's inputs are fed and which output holds the logits. The logits' width is filled in by
-/// [`learn_width`] where the graph leaves it open.
+/// How the graph's inputs are fed and which output holds the logits. The logits' width is filled in
+/// later where the graph leaves it open.
 fn layout(inputs: &[Outlet], outputs: &[Outlet], manifest: &Manifest) -> Result<Layout, String> {
     let (inputs, padding) = self::inputs(inputs, manifest)?;
     let logits = logits(outputs)?;
     let width = logits.dims.last().copied().flatten().unwrap_or(0);
     let outputs = vec![OutputSlot { name: logits.name.clone(), dims: vec![Dim::Fixed(width)] }];
-    Ok(Layout { inputs, outputs, padding })
+    Ok(Layout { inputs, outputs, padding, least: 1 })
 }
 
 /// How a graph's inputs are fed, and how rows of unequal length share a batch.
@@ -335,13 +343,4 @@ fn precision(session: &Session, layout: &Layout) -> &'static str {
         Some(Element::F64) => "float64",
         _ => "float32",
     }
-}
-
-/// Runs the shortest row that the tokenizer makes, which shows that the graph runs at all and how many
-/// logits there are.
-fn learn_width(mut program: Program, tokenizer: &Tokenizer) -> Result<(Program, usize), RuntimeError> {
-    let row = Row::of(tokenizer.shortest_ids(), None);
-    let width = program.probe_width(&row)?;
-    program.layout.outputs[0].dims = vec![Dim::Fixed(width)];
-    Ok((program, width))
 }

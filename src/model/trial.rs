@@ -1,12 +1,12 @@
 //! Where a program is tried on a few rows when its model opens, to learn what it takes.
 
-use crate::runtime::{Padding, Program, Row};
+use crate::runtime::{Padding, Program, Row, RuntimeError};
 
 /// The longest row that is tried: beyond it, a folder's word is taken.
 const LONGEST: usize = 1025;
 
 /// A row of `length` tokens: `ids` with what stands in its middle repeated, or left out.
-fn row(ids: &[u32], length: usize) -> Row {
+pub(super) fn row(ids: &[u32], length: usize) -> Row {
     let middle = ids.len().saturating_sub(1) / 2;
     let Some(repeated) = (length + 1).checked_sub(ids.len()).filter(|_| !ids.is_empty()) else {
         return Row::of(&ids[..length.min(ids.len())], None);
@@ -16,11 +16,31 @@ fn row(ids: &[u32], length: usize) -> Row {
     Row::of(ids.collect::<Vec<u32>>(), None)
 }
 
+/// Tokens more than an input must have that are tried.
+const LEAST: usize = 64;
+
+/// The row of fewest tokens that runs, from `bare` on, the special tokens alone, and how many logits there are. One row
+/// runs where the graph takes any.
+///
+/// # Errors
+/// No row runs; in ONNX Runtime's words on the shortest input `ids`.
+pub(super) fn least(program: &mut Program, ids: &[u32], bare: usize) -> Result<(usize, usize), RuntimeError> {
+    let bare = bare.max(1);
+    let mut lengths = bare..=bare.max(ids.len()) + LEAST;
+    let found = lengths.find_map(|it| Some((it, program.probe_width(&row(ids, it)).ok()?)));
+    found.map_or_else(|| program.probe_width(&row(ids, ids.len())).map(|width| (ids.len(), width)), Ok)
+}
+
 /// The most tokens of an input: `limit`, unless a row of so many does not run. Then it is the longest that does, found
-/// by halving; the shortest input `ids` runs. One row runs where `limit` is right.
-pub(super) fn longest(program: &mut Program, ids: &[u32], limit: Option<usize>) -> Option<usize> {
+/// by halving; a row of `least` runs. One row runs where `limit` is right.
+pub(super) fn longest(
+    program: &mut Program,
+    ids: &[u32],
+    least: usize,
+    limit: Option<usize>,
+) -> Option<usize> {
     let mut runs = |length| program.probe(&row(ids, length)).is_ok();
-    let (mut low, mut high) = (ids.len(), limit.unwrap_or(LONGEST).min(LONGEST));
+    let (mut low, mut high) = (least, limit.unwrap_or(LONGEST).min(LONGEST));
     if high <= low || runs(high) {
         return limit;
     }

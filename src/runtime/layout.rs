@@ -74,6 +74,8 @@ pub struct Layout {
     pub outputs: Vec<OutputSlot>,
     /// What fills the gap behind or before a short row.
     pub padding: Padding,
+    /// Tokens that a row has at least; the graph runs on none that is shorter.
+    pub least: usize,
 }
 
 /// One evaluation: a token sequence, and what a derived graph wants beside it.
@@ -298,6 +300,7 @@ mod tests {
             ],
             outputs: vec![OutputSlot { name: "a".into(), dims: vec![Dim::Sequence, Dim::Sequence] }],
             padding,
+            least: 1,
         }
     }
 

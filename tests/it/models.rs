@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use explaind::compile::builder::KERNELS;
-use explaind::compile::graph::{Attribute, Axis, Element, Graph, Node, Port, Type, Value};
+use explaind::compile::graph::{Attribute, Axis, Element, Graph, Node, Port, Tensor, Type, Value};
 use explaind::compile::{no_external, read, write, write_split};
 use explaind::explain::{Arrival, ExplainAnswer, ExplainError, ExplainRequest, House, explain, registry};
 use explaind::model::text::{Caps, EncodeError};
@@ -290,6 +290,40 @@ fn a_limit_that_the_graph_does_not_reach_is_found_by_trying() {
     assert!(model.warnings.iter().any(|it| it.contains("no file of the folder")), "{:?}", model.warnings);
     let model = opened(400.into(), 40.into());
     assert_eq!((model.max_length, model.warnings), (Some(40), Vec::new()));
+}
+
+/// A convolution over five tokens that pads nothing, and the largest of what it sees: Kim's network.
+fn convolution(graph: &mut Graph) {
+    let behind = "e = Gather(table, input_ids: int64[b, s]); t = Transpose(e) {perm: [0, 2, 1]}; \
+                  c = Conv(t, w); logits = ReduceMax(c) {axes: [2], keepdims: 0}";
+    *graph = Graph::parse(behind).expect("a graph");
+    graph.inputs.retain(|it| &*it.value == "input_ids");
+    for (name, dims) in [("table", &[200, 2][..]), ("w", &[2, 2, 5])] {
+        let values = (0..dims.iter().product()).map(|it: usize| ((it * 37 + 11) % 101) as f32 / 50.0 - 1.0);
+        graph.initializers.insert(name.into(), Tensor::from_f32(dims, &values.collect::<Vec<_>>()));
+    }
+}
+
+#[test]
+fn rows_that_are_shorter_than_a_window_are_refused() {
+    let folder = derived("bert-legacy17", convolution, &[]);
+    let house = house("window", folder.path());
+    let model = house.models.find(None).unwrap();
+    assert_eq!(model.forward.layout.least, 5);
+    assert!(model.warnings.iter().any(|it| it.contains("fewer than 5 tokens")), "{:?}", model.warnings);
+    let leave = |text: &str, operation: &str| {
+        ask(&house, "leave-one-out", json!({ "inputs": text, "parameters": { "operation": operation } }))
+    };
+    assert!(leave("t1 t2 t5 t6 t7", "mask").is_ok());
+    for (text, operation) in [("t1 t2 t5 t6", "mask"), ("t1 t2 t5 t6 t7", "delete")] {
+        match leave(text, operation) {
+            Err(ExplainError::Misfits(misfits)) => {
+                let detail = &misfits[0].detail;
+                assert!(detail.contains("4 tokens") && detail.contains("5 or more"), "{detail}");
+            }
+            other => panic!("{text} {operation}: {other:?}"),
+        }
+    }
 }
 
 #[test]
