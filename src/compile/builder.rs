@@ -209,8 +209,8 @@ impl Builder {
     }
 }
 
-/// The domain of operators that only this process has.
-const KERNELS: &str = "explaind";
+/// The domain of operators that only this process has. No file may hold them.
+pub const KERNELS: &str = "explaind";
 
 /// Attributes of a node to append.
 pub type Attributes<'a> = &'a [(&'a str, Attribute)];

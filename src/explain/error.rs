@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    model::{ScoreError, Unavailable},
+    model::{FindError, ScoreError, Unavailable},
     runtime::{RuntimeError, Stop},
 };
 
@@ -145,11 +145,26 @@ impl From<Misfit> for ExplainError {
     }
 }
 
+impl From<FindError> for ExplainError {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::Unknown(name) => Self::UnknownModel(name),
+            FindError::Failed { name, reason } => Self::ModelFailed { name, reason },
+        }
+    }
+}
+
 impl From<Stop> for ExplainError {
     fn from(stop: Stop) -> Self {
         match stop {
             Stop::Deadline => Self::Deadline,
             Stop::Cancelled => Self::Cancelled,
+            Stop::TooShort { tokens, least } => {
+                let detail = format!(
+                    "a text, or what the method makes of it, has {tokens} tokens; the model runs on {least} or more"
+                );
+                Misfit::new("/inputs", detail).into()
+            }
             Stop::Failed(cause) => Self::Backend(cause),
         }
     }

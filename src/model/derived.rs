@@ -230,8 +230,12 @@ pub(super) fn layout(graph: &Ir, wires: Wires, bench: &Bench<'_>) -> Result<Layo
     let outputs = std::iter::once(logits).chain(wires.outputs).collect();
     // A graph without its attention mask among the inputs cannot hide padding.
     let hides = inputs.iter().any(|it| it.role == Role::Mask);
-    let padding = if hides { bench.layout.padding } else { Padding::Never };
-    Ok(Layout { inputs, outputs, padding })
+    let padding = match bench.layout.padding {
+        Padding::Alone => Padding::Alone,
+        padding if hides => padding,
+        _ => Padding::Never,
+    };
+    Ok(Layout { inputs, outputs, padding, least: bench.layout.least })
 }
 
 pub(super) fn refused(refusal: Refusal) -> Unavailable {

@@ -6,10 +6,11 @@ use std::{path::Path, sync::Arc};
 use super::{
     Manifest, OpenError, OpenSettings, Unavailable, graphs, open,
     text::{Tokenizer, TokenizerError},
+    trial,
 };
 use crate::runtime::{
-    Dim, Element, Graph, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind, Row,
-    RuntimeError, Session, SharedWeights,
+    Dim, Element, Graph, Layout, Optimise, Outlet, OutputSlot, Program, ProgramKind, Row, RuntimeError,
+    Session, SharedWeights,
 };
 
 /// A masked language model that shares its classifier's vocabulary.
@@ -49,8 +50,8 @@ impl FillMask {
         let (inputs, padding) = open::inputs(&session.inputs(), &manifest).map_err(odd)?;
         let name = logits(&session.outputs()).map_err(odd)?;
         drop(session);
-        let layout =
-            Layout { inputs, outputs: vec![OutputSlot { name, dims: vec![Dim::Sequence] }], padding };
+        let outputs = vec![OutputSlot { name, dims: vec![Dim::Sequence] }];
+        let layout = Layout { inputs, outputs, padding, least: 1 };
         let kind = ProgramKind::Forward;
         let mut program =
             Program::open(runtime, &graph, &weights, kind, layout, settings.workers).map_err(failed)?;
@@ -66,9 +67,7 @@ impl FillMask {
             )));
         }
         program.layout.outputs[0].dims.push(Dim::Fixed(columns));
-        if program.layout.padding != Padding::Never && !program.hides_padding(&row).unwrap_or(false) {
-            program.layout.padding = Padding::Never;
-        }
+        program.layout.padding = trial::padding(&program, &row).0;
         Ok(Self {
             digest: manifest.digest()?,
             program: Arc::new(program),

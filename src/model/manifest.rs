@@ -18,6 +18,7 @@ pub use self::settings::{SETTINGS_FILE, Settings};
 pub use self::special::SpecialTokens;
 use self::special::TokenizerFile;
 use super::labels::Labels;
+use crate::compile::builder::KERNELS;
 
 /// One model folder: which files it holds and what its JSON files say. Reading it opens no model.
 #[derive(Debug, Clone)]
@@ -106,6 +107,12 @@ pub enum ManifestError {
         file: PathBuf,
         /// What is wrong with it.
         cause: std::io::Error,
+    },
+    /// The model file holds operators that only graphs derived in this process may hold.
+    #[error("{}: it holds operators of the domain `{KERNELS}`, which no file may hold", file.display())]
+    Kernels {
+        /// The model file.
+        file: PathBuf,
     },
     /// The model file names a data file that is not beside it, or that lies outside the folder.
     #[error("{}: the data file `{location}` of tensor `{tensor}` is not a file beside the model", file.display())]
@@ -258,8 +265,11 @@ fn onnx_files(folder: &Path, inner: &str) -> Vec<String> {
 }
 
 fn external_files(graph: &Path) -> Result<Vec<PathBuf>, ManifestError> {
-    let locations = external::locations(graph)
-        .map_err(|cause| ManifestError::NotOnnx { file: graph.to_owned(), cause })?;
+    let skimmed =
+        external::skim(graph).map_err(|cause| ManifestError::NotOnnx { file: graph.to_owned(), cause })?;
+    if skimmed.kernels {
+        return Err(ManifestError::Kernels { file: graph.to_owned() });
+    }
     let beside = graph.parent().unwrap_or(Path::new(""));
     let inside =
         |path: &Path| path.components().all(|it| matches!(it, Component::Normal(_) | Component::CurDir));
@@ -270,7 +280,7 @@ fn external_files(graph: &Path) -> Result<Vec<PathBuf>, ManifestError> {
         }
         Err(ManifestError::NoExternalData { file: graph.to_owned(), tensor, location })
     };
-    locations.into_iter().map(resolve).collect()
+    skimmed.locations.into_iter().map(resolve).collect()
 }
 
 /// The smaller of what the tokenizer and the position table allow.

@@ -14,6 +14,7 @@ mod own;
 pub mod relevance;
 mod shelf;
 pub mod text;
+mod trial;
 mod words;
 
 use std::{path::Path, sync::Arc};
@@ -28,7 +29,7 @@ pub use need::{Need, Unavailable};
 pub use open::{OpenError, OpenSettings, Opening};
 pub use own::OwnGraph;
 pub use relevance::{RelevanceGraph, RelevanceGraphs, RelevanceRow};
-pub use shelf::{Entry, Shelf};
+pub use shelf::{Entry, FindError, Shelf};
 pub use words::Words;
 
 use crate::{

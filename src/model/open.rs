@@ -7,11 +7,12 @@ use super::{
     attention, derived, fill_mask, graphs, intervention,
     manifest::Side,
     text::{Tokenizer, TokenizerError},
+    trial,
 };
 use crate::compile::{self, Compiled, locate::Logits, refusal::Code};
 use crate::runtime::{
     Dim, Element, Graph, InputSlot, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind,
-    Role, Row, Runtime, RuntimeError, Session, SharedWeights, release_freed_memory,
+    Role, Runtime, RuntimeError, Session, SharedWeights, release_freed_memory,
 };
 
 /// How models are opened.
@@ -132,10 +133,19 @@ impl Model {
         let failed = |cause| OpenError::Graph { file: file.clone(), cause };
         let odd = |detail| OpenError::NotAClassifier { file: file.clone(), detail };
         let mut tokenizer = Tokenizer::open(manifest).map_err(unusable)?;
-        if let Ok(compiled) = compiled {
-            tokenizer = tokenizer.within(compiled.embedding.vocabulary).map_err(unusable)?;
-        }
         let mut warnings = Vec::new();
+        let mut confined = manifest.clone();
+        if let Ok(compiled) = compiled {
+            let rows = compiled.embedding.vocabulary;
+            tokenizer = tokenizer.within(rows).map_err(unusable)?;
+            let forgotten = confined.special.confine(rows).into_iter();
+            warnings.extend(forgotten.map(|(role, id)| {
+                format!(
+                    "the {role} token is number {id}, and the embedding table has {rows} rows: it is not used"
+                )
+            }));
+        }
+        let manifest = &confined;
         if let Ok(Compiled { logits: Logits { activation: Some(activation), value, .. }, .. }) = compiled {
             warnings
                 .push(format!("the graph ends in {activation}; logits are the values before it, `{value}`, and scores after it"));
@@ -156,20 +166,27 @@ impl Model {
         let layout = layout(&session.inputs(), &session.outputs(), manifest).map_err(odd)?;
         let precision = precision(&session, &layout);
         drop(session);
-        let forward =
+        let mut forward =
             Program::open(&settings.runtime, &graph, weights, ProgramKind::Forward, layout, settings.workers)
                 .map_err(failed)?;
-        let (mut forward, width) = learn_width(forward, &tokenizer).map_err(failed)?;
-        let shortest = Row::of(tokenizer.shortest_ids(), None);
-        let pads = forward.layout.padding != Padding::Never;
-        // A graph that does not run on two rows is not asked to.
-        if pads && !forward.hides_padding(&shortest).unwrap_or(false) {
-            warnings.push(
-                "the graph reads padding: only rows of one length share a batch, which takes longer"
-                    .to_owned(),
-            );
-            forward.layout.padding = Padding::Never;
+        let ids = tokenizer.shortest_ids();
+        let (least, width) = trial::least(&mut forward, &ids, tokenizer.specials(false)).map_err(failed)?;
+        forward.layout.least = least;
+        forward.layout.outputs[0].dims = vec![Dim::Fixed(width)];
+        let shortest = trial::row(&ids, least.max(ids.len()));
+        if shortest.len() > ids.len() {
+            warnings.push(format!(
+                "the graph does not run on fewer than {least} tokens: shorter texts are refused"
+            ));
         }
+        let max_length = trial::longest(&mut forward, &ids, shortest.len(), manifest.max_length);
+        if let Some(limit) = max_length.filter(|_| max_length != manifest.max_length) {
+            warnings.push(too_long(manifest, limit));
+            tokenizer = tokenizer.with_limit(max_length, manifest.truncation_side);
+        }
+        let (padding, warning) = trial::padding(&forward, &shortest);
+        forward.layout.padding = padding;
+        warnings.extend(warning.map(str::to_owned));
         let labels = manifest.labels(Some(width))?;
         let labels = match compiled.as_ref().ok().and_then(ends_in) {
             Some(Activation::Softmax) if width == 1 => labels,
@@ -209,7 +226,7 @@ impl Model {
             labels,
             special: manifest.special.clone(),
             tokenizer,
-            max_length: manifest.max_length,
+            max_length,
             precision,
             device: settings.runtime.device,
             forward: Arc::new(forward),
@@ -225,6 +242,16 @@ impl Model {
     }
 }
 
+/// What is said of a graph that takes fewer tokens than its folder says.
+fn too_long(manifest: &Manifest, limit: usize) -> String {
+    let said = match (manifest.config.max_positions, manifest.max_length) {
+        (Some(positions), _) => format!("config.json gives it positions for {positions}"),
+        (None, Some(length)) => format!("the tokenizer's files allow {length}"),
+        (None, None) => "no file of the folder gives a limit".to_owned(),
+    };
+    format!("the graph does not run on more than {limit} tokens, and {said}: the limit is {limit}")
+}
+
 /// What the graph itself makes of its logits, whatever `config.json` says.
 fn ends_in(compiled: &Compiled) -> Option<Activation> {
     match compiled.logits.activation.as_deref()? {
@@ -233,20 +260,23 @@ fn ends_in(compiled: &Compiled) -> Option<Activation> {
     }
 }
 
-/// How the graph's inputs are fed and which output holds the logits. The logits' width is filled in by
-/// [`learn_width`] where the graph leaves it open.
+/// How the graph's inputs are fed and which output holds the logits. The logits' width is filled in
+/// later where the graph leaves it open.
 fn layout(inputs: &[Outlet], outputs: &[Outlet], manifest: &Manifest) -> Result<Layout, String> {
     let (inputs, padding) = self::inputs(inputs, manifest)?;
     let logits = logits(outputs)?;
     let width = logits.dims.last().copied().flatten().unwrap_or(0);
     let outputs = vec![OutputSlot { name: logits.name.clone(), dims: vec![Dim::Fixed(width)] }];
-    Ok(Layout { inputs, outputs, padding })
+    Ok(Layout { inputs, outputs, padding, least: 1 })
 }
 
 /// How a graph's inputs are fed, and how rows of unequal length share a batch.
 pub(super) fn inputs(inputs: &[Outlet], manifest: &Manifest) -> Result<(Vec<InputSlot>, Padding), String> {
-    let length = |it: &Outlet| Some((it.name.clone(), it.dims.get(1).copied().flatten()?));
-    let baked = inputs.iter().find_map(length);
+    let fixed = |axis: usize| {
+        let fixed = move |it: &Outlet| Some((it.name.clone(), it.dims.get(axis).copied().flatten()?));
+        inputs.iter().find_map(fixed)
+    };
+    let (rows, baked) = (fixed(0), fixed(1));
     let inputs = inputs.iter().map(input_slot).collect::<Result<Vec<_>, _>>()?;
     let has = |role| inputs.iter().any(|it| it.role == role);
     if !has(Role::Ids) {
@@ -258,7 +288,13 @@ pub(super) fn inputs(inputs: &[Outlet], manifest: &Manifest) -> Result<(Vec<Inpu
             "a length is baked in: every row of `{name}` has {length} tokens; export the model with dynamic axes"
         ));
     }
+    if let Some((name, rows)) = rows.as_ref().filter(|it| it.1 != 1) {
+        return Err(format!(
+            "a batch size is baked in: every batch of `{name}` has {rows} rows; export the model with dynamic axes"
+        ));
+    }
     let padding = match (manifest.special.pad, has(Role::Mask), manifest.padding_side) {
+        _ if rows.is_some() => Padding::Alone,
         (Some(pad), true, Side::Right) => Padding::Right(pad),
         (Some(pad), true, Side::Left) => Padding::Left(pad),
         (None, _, _) | (_, false, _) => Padding::Never,
@@ -313,13 +349,4 @@ fn precision(session: &Session, layout: &Layout) -> &'static str {
         Some(Element::F64) => "float64",
         _ => "float32",
     }
-}
-
-/// Runs the shortest row that the tokenizer makes, which shows that the graph runs at all and how many
-/// logits there are.
-fn learn_width(mut program: Program, tokenizer: &Tokenizer) -> Result<(Program, usize), RuntimeError> {
-    let row = Row::of(tokenizer.shortest_ids(), None);
-    let width = program.probe_width(&row)?;
-    program.layout.outputs[0].dims = vec![Dim::Fixed(width)];
-    Ok((program, width))
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::Model;
-use crate::explain::ExplainError;
 
 /// The models of this process, in the order in which they were named.
 #[derive(Default)]
@@ -18,6 +17,22 @@ pub enum Entry {
     Ready(Arc<Model>),
     /// It did not open; the text says why.
     Failed(String),
+}
+
+/// Why no model is there to be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FindError {
+    /// No model has this name.
+    #[error("there is no model `{0}`")]
+    Unknown(String),
+    /// The model is listed and did not open.
+    #[error("the model `{name}` did not open: {reason}")]
+    Failed {
+        /// Its name.
+        name: String,
+        /// Why it did not open.
+        reason: String,
+    },
 }
 
 impl Shelf {
@@ -34,8 +49,8 @@ impl Shelf {
     /// The model of that name, or the first if none is named.
     ///
     /// # Errors
-    /// [`ExplainError::UnknownModel`] and [`ExplainError::ModelFailed`].
-    pub fn find(&self, name: Option<&str>) -> Result<Arc<Model>, ExplainError> {
+    /// [`FindError`]: there is none, or it did not open.
+    pub fn find(&self, name: Option<&str>) -> Result<Arc<Model>, FindError> {
         let found = match name {
             Some(name) => self.0.get_key_value(name),
             None => self.0.first(),
@@ -43,9 +58,9 @@ impl Shelf {
         match found {
             Some((_, Entry::Ready(model))) => Ok(model.clone()),
             Some((name, Entry::Failed(reason))) => {
-                Err(ExplainError::ModelFailed { name: name.clone(), reason: reason.clone() })
+                Err(FindError::Failed { name: name.clone(), reason: reason.clone() })
             }
-            None => Err(ExplainError::UnknownModel(name.unwrap_or_default().to_owned())),
+            None => Err(FindError::Unknown(name.unwrap_or_default().to_owned())),
         }
     }
 }

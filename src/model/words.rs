@@ -24,10 +24,14 @@ impl Words {
         Self { values: values.into(), hidden, squares, near: Mutex::default() }
     }
 
-    /// The embedding of a token; that of token 0 for an id outside of the table.
+    /// The embedding of a token.
+    ///
+    /// # Panics
+    /// Where the table has no such row. No text and no model folder leads there: the tokenizer refuses texts with such
+    /// tokens, and special tokens beyond the table are forgotten when the model opens.
     pub fn row(&self, id: u32) -> &[f32] {
         let start = id as usize * self.hidden;
-        self.values.get(start..start + self.hidden).unwrap_or(&self.values[..self.hidden])
+        &self.values[start..start + self.hidden]
     }
 
     /// Rows of the table.

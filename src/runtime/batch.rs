@@ -22,7 +22,7 @@ const MOST_PADDING: f64 = 0.04;
 /// gets as many chunks as the others, of about one size, the largest first.
 ///
 /// Rows of one length go together; neighbouring lengths share a chunk only while padding stays below 4 %,
-/// and never where the model cannot pad.
+/// and never where the model cannot pad. A model that takes one row at a time gets as many chunks as there are rows.
 pub fn plan(lengths: &[usize], padding: Padding, batching: Batching) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&row| std::cmp::Reverse(lengths[row]));
@@ -76,7 +76,11 @@ impl Chunk {
     fn takes(&self, length: usize, padding: Padding, most: usize) -> bool {
         let computed = self.computed(self.rows.len() + 1);
         let padded = 1.0 - (self.tokens + length) as f64 / computed.max(1) as f64;
-        let mates = length == self.longest || (padding != Padding::Never && padded <= MOST_PADDING);
+        let mates = match padding {
+            Padding::Alone => false,
+            Padding::Never => length == self.longest,
+            Padding::Right(_) | Padding::Left(_) => length == self.longest || padded <= MOST_PADDING,
+        };
         mates && computed <= most && self.tokens + length / 2 <= self.share
     }
 }
@@ -117,6 +121,11 @@ mod tests {
     fn a_model_without_padding_gets_equal_lengths_only() {
         let chunks = plan(&[100, 101, 100], Padding::Never, ONE);
         assert_eq!(chunks, [vec![0, 2], vec![1]]);
+    }
+
+    #[test]
+    fn a_model_that_takes_one_row_gets_one_row() {
+        assert_eq!(plan(&[7, 9, 7], Padding::Alone, ONE), [[1], [0], [2]]);
     }
 
     proptest! {

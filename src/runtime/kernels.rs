@@ -1,9 +1,13 @@
 //! Where operators of our own run: pullbacks that take ONNX's operators many passes over memory, in one each.
 //!
-//! Graphs name them in the domain [`DOMAIN`]; they are for processors, in single precision. The compiler puts them into
-//! graphs that are served, never into graphs that are exported.
+//! Graphs name them in the domain [`KERNELS`]; they are for processors, in single precision. The compiler puts them into
+//! graphs that are served, never into graphs that are exported, and reads no file that holds them.
 
-use std::{f32::consts::FRAC_1_SQRT_2, ops::RangeInclusive};
+use std::{
+    f32::consts::FRAC_1_SQRT_2,
+    ops::RangeInclusive,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use ort::{
     operator::{ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput},
@@ -11,27 +15,41 @@ use ort::{
 };
 use pulp::Arch;
 
-/// The domain of the operators.
-const DOMAIN: &str = "explaind";
+use crate::compile::builder::KERNELS;
 
 /// The operators, for one session.
 pub(super) fn domain() -> ort::Result<OperatorDomain> {
-    KERNELS.iter().try_fold(OperatorDomain::new(DOMAIN)?, |domain, &kernel| domain.add(kernel))
+    PULLBACKS.iter().try_fold(OperatorDomain::new(KERNELS)?, |domain, &kernel| domain.add(kernel))
 }
 
 /// An operator whose first operand is a cotangent, and whose only result has the shape of it.
 #[derive(Clone, Copy)]
 struct Pullback {
     name: &'static str,
-    operands: usize,
+    operands: &'static [Size],
     /// From the operands to the result, and the length of the last axis.
     compute: fn(&[&[f32]], &mut [f32], usize),
 }
 
-static KERNELS: &[Pullback] = &[
-    Pullback { name: "GeluPullback", operands: 2, compute: gelu },
-    Pullback { name: "LayerNormalizationPullback", operands: 5, compute: layer_normalization },
-    Pullback { name: "SoftmaxPullback", operands: 2, compute: softmax },
+/// How many elements an operand has.
+#[derive(Clone, Copy)]
+enum Size {
+    /// As many as the result.
+    Whole,
+    /// One for each element of the last axis.
+    Row,
+    /// One for each row.
+    Rows,
+}
+
+static PULLBACKS: &[Pullback] = &[
+    Pullback { name: "GeluPullback", operands: &[Size::Whole; 2], compute: gelu },
+    Pullback {
+        name: "LayerNormalizationPullback",
+        operands: &[Size::Whole, Size::Whole, Size::Row, Size::Rows, Size::Rows],
+        compute: layer_normalization,
+    },
+    Pullback { name: "SoftmaxPullback", operands: &[Size::Whole; 2], compute: softmax },
 ];
 
 impl Operator for Pullback {
@@ -46,7 +64,7 @@ impl Operator for Pullback {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        (0..self.operands).map(|_| OperatorInput::required(Float32))
+        self.operands.iter().map(|_| OperatorInput::required(Float32))
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -57,28 +75,41 @@ impl Operator for Pullback {
         let Self { name, operands, compute } = *self;
         Ok(Box::new(move |context| {
             let missing = || ort::Error::new(format!("{name} lacks an operand"));
-            let given = (0..operands).map(|it| context.input(it)?.ok_or_else(missing));
+            let given = (0..operands.len()).map(|it| context.input(it)?.ok_or_else(missing));
             let given = given.collect::<ort::Result<Vec<_>>>()?;
             let views = given.iter().map(|it| it.try_extract_tensor::<f32>());
             let views = views.collect::<ort::Result<Vec<_>>>()?;
             let shape = views[0].0.to_vec();
-            let last = usize::try_from(shape.last().copied().unwrap_or(1)).unwrap_or(0);
+            let mut lengths: Vec<usize> = shape.iter().map(|&it| usize::try_from(it).unwrap_or(0)).collect();
+            let last = lengths.pop().unwrap_or(1);
+            let rows = lengths.iter().product();
             let slices: Vec<&[f32]> = views.iter().map(|it| it.1).collect();
             let mut result = context.output(0, shape)?.ok_or_else(missing)?;
             let (_, into) = result.try_extract_tensor_mut::<f32>()?;
-            if !fit(&slices, into.len(), last) {
+            if !fit(operands, &slices, (rows, last)) {
                 return Err(ort::Error::new(format!("the operands of {name} do not fit each other")));
             }
-            compute(&slices, into, last);
+            if !completes(|| compute(&slices, into, last)) {
+                return Err(ort::Error::new(format!("{name} panicked")));
+            }
             Ok(())
         }))
     }
 }
 
-/// Has every operand as many elements as the result, one for each element of the last axis, or one for each row?
-fn fit(operands: &[&[f32]], count: usize, last: usize) -> bool {
-    let rows = count.checked_div(last).unwrap_or(0);
-    operands.iter().all(|it| [count, last, rows].contains(&it.len())) && operands[0].len() == count
+/// Has every operand as many elements as it must have, in a result of so many rows of so many elements?
+fn fit(sizes: &[Size], operands: &[&[f32]], (rows, last): (usize, usize)) -> bool {
+    let wanted = |size: &Size| match size {
+        Size::Whole => rows * last,
+        Size::Row => last,
+        Size::Rows => rows,
+    };
+    sizes.iter().map(wanted).eq(operands.iter().map(|it| it.len()))
+}
+
+/// Keeps a panic from ONNX Runtime, whose frames cannot be unwound.
+fn completes(compute: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(compute)).is_ok()
 }
 
 /// `dy, x`: `dx = dy·(Φ(x) + x·φ(x))`
@@ -208,6 +239,29 @@ mod tests {
         for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
             assert!((f64::from(*found) - wanted).abs() <= bound, "{at}: {found} for {wanted}");
         }
+    }
+
+    #[test]
+    fn operands_have_exactly_the_sizes_that_the_operator_reads() {
+        let fits = |name: &str, lengths: &[usize]| {
+            let pullback = PULLBACKS.iter().find(|it| it.name == name).unwrap();
+            let values: Vec<Vec<f32>> = lengths.iter().map(|&it| vec![0.0; it]).collect();
+            let slices: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
+            fit(pullback.operands, &slices, (3, 8))
+        };
+        assert!(fits("GeluPullback", &[24, 24]) && fits("SoftmaxPullback", &[24, 24]));
+        assert!(fits("LayerNormalizationPullback", &[24, 24, 8, 3, 3]));
+        for short in [3, 8] {
+            assert!(!fits("GeluPullback", &[24, short]) && !fits("SoftmaxPullback", &[24, short]));
+            assert!(!fits("LayerNormalizationPullback", &[24, short, 8, 3, 3]));
+        }
+        assert!(!fits("LayerNormalizationPullback", &[24, 24, 3, 3, 3]), "a scale for each row");
+        assert!(!fits("LayerNormalizationPullback", &[24, 24, 8, 8, 3]), "a mean for each column");
+    }
+
+    #[test]
+    fn a_panic_is_kept() {
+        assert!(completes(|| ()) && !completes(|| panic!("of the operator")));
     }
 
     #[test]

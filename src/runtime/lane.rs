@@ -39,6 +39,14 @@ pub enum Stop {
     /// The caller went away, or the service is stopping.
     #[error("cancelled")]
     Cancelled,
+    /// A row has fewer tokens than the graph takes.
+    #[error("a row has {tokens} tokens; the model's least is {least}")]
+    TooShort {
+        /// How many it has.
+        tokens: usize,
+        /// How many it needs.
+        least: usize,
+    },
     /// A run failed; the text is for the log, not for the caller.
     #[error("a run failed: {0}")]
     Failed(String),
@@ -85,7 +93,7 @@ impl Lane {
     /// [`Stop`]; rows that still wait are forgotten.
     pub fn evaluate(&self, program: &Arc<Program>, rows: Vec<Row>) -> Result<Vec<RowOut>, Stop> {
         let mut answers: Vec<Option<RowOut>> = rows.iter().map(|_| None).collect();
-        let batch = self.submit(program, rows);
+        let batch = self.submit(program, rows)?;
         self.collect(program, batch, |place, out| answers[place] = Some(moved(out)))?;
         Ok(answers.into_iter().flatten().collect())
     }
@@ -113,7 +121,7 @@ impl Lane {
                 held.push(row);
             }
             let count = held.len();
-            let next = (count > 0).then(|| (first, self.submit(program, held)));
+            let next = if count > 0 { Some((first, self.submit(program, held)?)) } else { None };
             first += count;
             if let Some((start, batch)) = pending.take() {
                 self.collect(program, batch, |place, out| sink(start + place, out))?;
@@ -146,8 +154,13 @@ impl Lane {
         if Instant::now() >= self.deadline { Err(Stop::Deadline) } else { Ok(()) }
     }
 
-    fn submit(&self, program: &Arc<Program>, rows: Vec<Row>) -> Batch {
+    fn submit(&self, program: &Arc<Program>, rows: Vec<Row>) -> Result<Batch, Stop> {
         let lengths: Vec<usize> = rows.iter().map(Row::len).collect();
+        let least = program.layout.least;
+        if let Some(&tokens) = lengths.iter().find(|&&it| it < least) {
+            self.shared.abandon(self.id);
+            return Err(Stop::TooShort { tokens, least });
+        }
         let plan = batch::plan(&lengths, program.layout.padding, self.shared.batching());
         let (reply, answers) = channel();
         let submitted = Instant::now();
@@ -165,7 +178,7 @@ impl Lane {
             })
             .collect();
         self.shared.submit(self.id, chunks);
-        Batch { answers, rows: lengths.len() }
+        Ok(Batch { answers, rows: lengths.len() })
     }
 
     fn collect(

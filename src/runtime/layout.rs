@@ -61,6 +61,8 @@ pub enum Padding {
     Left(u32),
     /// The model has no pad token or no attention mask: only rows of one length share a batch.
     Never,
+    /// A batch size of one is baked into the graph: no rows share a batch.
+    Alone,
 }
 
 /// How rows become a batch of a graph's inputs, and a batch of outputs becomes rows.
@@ -72,6 +74,8 @@ pub struct Layout {
     pub outputs: Vec<OutputSlot>,
     /// What fills the gap behind or before a short row.
     pub padding: Padding,
+    /// Tokens that a row has at least; the graph runs on none that is shorter.
+    pub least: usize,
 }
 
 /// One evaluation: a token sequence, and what a derived graph wants beside it.
@@ -140,7 +144,7 @@ impl Layout {
         let (pad_id, left) = match self.padding {
             Padding::Right(id) => (id, false),
             Padding::Left(id) => (id, true),
-            Padding::Never => (0, false),
+            Padding::Never | Padding::Alone => (0, false),
         };
         if let Role::Extra(which) = slot.role {
             let stride: usize = dims[1..].iter().product();
@@ -296,6 +300,7 @@ mod tests {
             ],
             outputs: vec![OutputSlot { name: "a".into(), dims: vec![Dim::Sequence, Dim::Sequence] }],
             padding,
+            least: 1,
         }
     }
 

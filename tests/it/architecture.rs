@@ -104,6 +104,15 @@ fn the_compiler_is_pure() {
 }
 
 #[test]
+fn models_do_not_know_who_asks_them() {
+    let words = ["crate::explain", "crate::api", "crate::cli"];
+    let offends = |it: &Source| it.code().any(|line| words.iter().any(|word| line.contains(word)));
+    let upward = sources().into_iter().filter(|it| it.is_in("src/model/") || it.is_in("src/runtime/"));
+    let upward: Vec<String> = upward.filter(offends).map(|it| it.path).collect();
+    assert_eq!(upward, NOBODY);
+}
+
+#[test]
 fn methods_do_not_know_each_other() {
     let sources = sources();
     let stem = |path: &str| Path::new(path).file_stem().map(|it| it.to_string_lossy().into_owned());

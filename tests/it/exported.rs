@@ -9,6 +9,7 @@ use std::{
 use explaind::{
     compile::{
         self,
+        builder::KERNELS,
         composite::Composite,
         graph::{Node, Tensor, Value},
         onnx::note::with_note,
@@ -94,6 +95,20 @@ fn a_graph_that_is_wrong_or_of_another_model_is_derived_instead_and_named() {
         assert_ne!(name, "made elsewhere");
         assert!(unused.as_deref().is_some_and(|it| it.contains(why)), "{unused:?}");
     }
+}
+
+#[test]
+fn a_graph_that_holds_operators_of_our_own_is_not_taken() {
+    let (folder, runtime) = folder(belonging, false);
+    let path = folder.path().join("gradient.onnx");
+    let manifest = Manifest::read(folder.path(), None).expect("a model folder");
+    let bytes = fs::read(&path).expect("a file");
+    let mut graph = compile::read(bytes.into(), &compile::no_external).expect("a graph");
+    graph.nodes.iter_mut().find(|it| it.is("Erf")).expect("an Erf").domain = KERNELS.to_owned();
+    graph.opsets.insert(KERNELS.to_owned(), 1);
+    fs::write(&path, with_note(compile::write(&graph), DIGEST_KEY, &belonging(&manifest))).expect("a file");
+    let unused = reopened(folder.path(), &runtime).1;
+    assert!(unused.as_deref().is_some_and(|it| it.contains("domain `explaind`")), "{unused:?}");
 }
 
 #[test]

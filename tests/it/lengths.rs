@@ -118,3 +118,15 @@ fn a_first_token_is_read_in_texts_of_any_length() {
     let derived = compiled.gradient.unwrap_or_else(|it| panic!("{it:?}"));
     assert!(derived.measures.logits < 1e-5);
 }
+
+/// A masked position is `e + e·log 0`, plus infinity where `e < 0`: a Softmax over that is not a number.
+#[test]
+fn logits_that_are_no_numbers_on_padded_rows_are_refused() {
+    let masked = "m = Cast(attention_mask: int64[b, s]) {to: 1}; l = Log(m); \
+                  u = Unsqueeze(l, [2]); n = Mul(e, u); q = Add(e, n); p = Softmax(q) {axis: 1}; \
+                  r = Mul(p, e); logits = ReduceSum(r, [1]) {keepdims: 0}";
+    let hints = Hints { pad: Some(0), ..Hints::default() };
+    let compiled = Compiled::open(classifier(masked), &hints, &evaluate).unwrap();
+    let refusal = refusal(compiled);
+    assert!(refusal.reason.contains("a length is baked in"), "{refusal}");
+}

@@ -4,17 +4,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Instant;
 
-use explaind::compile::graph::{Attribute, Axis, Element, Graph, Node, Port, Type, Value};
+use explaind::compile::builder::KERNELS;
+use explaind::compile::graph::{Attribute, Axis, Element, Graph, Node, Port, Tensor, Type, Value};
 use explaind::compile::{no_external, read, write, write_split};
-use explaind::model::text::Caps;
-use explaind::model::{Activation, Model, graphs};
-use explaind::runtime::{Optimise, Padding, Row, Session, SharedWeights};
-use serde_json::Value as Json;
+use explaind::explain::{Arrival, ExplainAnswer, ExplainError, ExplainRequest, House, explain, registry};
+use explaind::model::text::{Caps, EncodeError};
+use explaind::model::{Activation, ManifestError, Model, OpenError, graphs};
+use explaind::runtime::{Cancel, Optimise, Padding, Row, Session, SharedWeights};
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 use crate::reference::{BATCHES, gap, gradient_gaps, logits_gap, references, with_lane};
-use crate::support::open_settings;
+use crate::support::{house, open_settings};
 
 /// How far logits may be off, and gradients in parts of their largest value.
 const TOLERANCE: f64 = 1e-3;
@@ -23,6 +26,12 @@ const CAPS: Caps = Caps { characters: 1000, run: 1000 };
 
 fn zoo(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/public").join(name)
+}
+
+fn ask(house: &House, slug: &str, request: Json) -> Result<ExplainAnswer, ExplainError> {
+    let request: ExplainRequest = serde_json::from_value(request).expect("a well-formed request");
+    let arrival = Arrival { id: "models".into(), at: Instant::now(), cancel: Cancel::default() };
+    explain(house, registry::find(slug).expect("a listed method"), &request, &arrival)
 }
 
 fn open(name: &str, folder: &Path) -> Model {
@@ -233,6 +242,111 @@ fn a_length_that_is_baked_in_is_named() {
     assert!(refusal.contains("a length is baked in") && refusal.contains("12 tokens"), "{refusal}");
 }
 
+/// Operators that trust the compiler are not for strangers' graphs.
+#[test]
+fn a_file_that_holds_operators_of_our_own_is_not_opened() {
+    let own = |graph: &mut Graph| {
+        let node = graph.nodes.iter_mut().find(|it| it.is("Erf")).unwrap();
+        (node.domain, node.op) = (KERNELS.to_owned(), "GeluPullback".to_owned());
+        graph.opsets.insert(KERNELS.to_owned(), 1);
+    };
+    let folder = derived("bert-legacy17", own, &[]);
+    let error = Model::open("own", folder.path(), &open_settings()).err().unwrap();
+    assert!(matches!(error, OpenError::Manifest(ManifestError::Kernels { .. })), "{error}");
+    let bytes = fs::read(folder.path().join("model.onnx")).unwrap();
+    let error = read(bytes.into(), &no_external).unwrap_err().to_string();
+    assert!(error.contains("domain `explaind`"), "{error}");
+}
+
+/// Fixes the number of rows.
+fn with_rows(rows: usize) -> TempDir {
+    let fix = |graph: &mut Graph| {
+        for port in &mut graph.inputs {
+            if let Type::Tensor(_, Some(axes)) = &mut port.ty {
+                axes[0] = Axis::Fixed(rows);
+            }
+        }
+    };
+    derived("bert-legacy17", fix, &[])
+}
+
+#[test]
+fn a_graph_that_takes_one_row_is_asked_one_row_at_a_time() {
+    let folder = with_rows(1);
+    let model = open("single", folder.path());
+    assert_eq!(model.forward.layout.padding, Padding::Alone);
+    assert_eq!(model.gradient().map(|it| it.gradient.layout.padding), Ok(Padding::Alone));
+    assert!(model.warnings.iter().any(|it| it.contains("one row at a time")), "{:?}", model.warnings);
+    assert_agrees(&model, &zoo("bert-legacy17"));
+    let house = house("single", folder.path());
+    for slug in ["leave-one-out", "kernel-shap", "integrated-gradients"] {
+        let answer = ask(&house, slug, json!({ "inputs": "t155 t64 t89 t60" }));
+        let answer = answer.unwrap_or_else(|it| panic!("{slug}: {it:?}"));
+        assert!(!answer.results[0].explanations[0].attributions.is_empty(), "{slug}");
+    }
+    let refusal = Model::open("two", with_rows(2).path(), &open_settings()).err().unwrap().to_string();
+    assert!(refusal.contains("a batch size is baked in") && refusal.contains("2 rows"), "{refusal}");
+}
+
+/// The table has positions for 48 tokens.
+#[test]
+fn a_limit_that_the_graph_does_not_reach_is_found_by_trying() {
+    let opened = |positions: Json, length: Json| {
+        let json = [
+            ("config.json", "max_position_embeddings", positions),
+            ("tokenizer_config.json", "model_max_length", length),
+        ];
+        let folder = derived("bert-legacy17", |_| {}, &json);
+        open("positions", folder.path())
+    };
+    let model = opened(400.into(), 400.into());
+    assert_eq!(model.max_length, Some(48));
+    assert!(model.warnings.iter().any(|it| it.contains("positions for 400")), "{:?}", model.warnings);
+    let long = model.tokenizer.encode(&"t1 ".repeat(49), None, false, CAPS).unwrap_err();
+    assert_eq!(long, EncodeError::TooLong { tokens: 49, limit: 48 });
+    let row = model.tokenizer.encode(&"t1 ".repeat(48), None, false, CAPS).expect("tokens").row();
+    assert!(model.forward.run(0, &[row]).is_ok());
+    let model = opened(Json::Null, Json::Null);
+    assert_eq!(model.max_length, Some(48));
+    assert!(model.warnings.iter().any(|it| it.contains("no file of the folder")), "{:?}", model.warnings);
+    let model = opened(400.into(), 40.into());
+    assert_eq!((model.max_length, model.warnings), (Some(40), Vec::new()));
+}
+
+/// A convolution over five tokens that pads nothing, and the largest of what it sees: Kim's network.
+fn convolution(graph: &mut Graph) {
+    let behind = "e = Gather(table, input_ids: int64[b, s]); t = Transpose(e) {perm: [0, 2, 1]}; \
+                  c = Conv(t, w); logits = ReduceMax(c) {axes: [2], keepdims: 0}";
+    *graph = Graph::parse(behind).expect("a graph");
+    graph.inputs.retain(|it| &*it.value == "input_ids");
+    for (name, dims) in [("table", &[200, 2][..]), ("w", &[2, 2, 5])] {
+        let values = (0..dims.iter().product()).map(|it: usize| ((it * 37 + 11) % 101) as f32 / 50.0 - 1.0);
+        graph.initializers.insert(name.into(), Tensor::from_f32(dims, &values.collect::<Vec<_>>()));
+    }
+}
+
+#[test]
+fn rows_that_are_shorter_than_a_window_are_refused() {
+    let folder = derived("bert-legacy17", convolution, &[]);
+    let house = house("window", folder.path());
+    let model = house.models.find(None).unwrap();
+    assert_eq!(model.forward.layout.least, 5);
+    assert!(model.warnings.iter().any(|it| it.contains("fewer than 5 tokens")), "{:?}", model.warnings);
+    let leave = |text: &str, operation: &str| {
+        ask(&house, "leave-one-out", json!({ "inputs": text, "parameters": { "operation": operation } }))
+    };
+    assert!(leave("t1 t2 t5 t6 t7", "mask").is_ok());
+    for (text, operation) in [("t1 t2 t5 t6", "mask"), ("t1 t2 t5 t6 t7", "delete")] {
+        match leave(text, operation) {
+            Err(ExplainError::Misfits(misfits)) => {
+                let detail = &misfits[0].detail;
+                assert!(detail.contains("4 tokens") && detail.contains("5 or more"), "{detail}");
+            }
+            other => panic!("{text} {operation}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn rows_of_unequal_length_in_one_batch_do_not_touch_each_other() {
     for (folder, model) in all() {
@@ -281,6 +395,24 @@ fn an_added_token_that_the_embedding_lacks_is_refused_where_a_text_holds_it() {
     model.tokenizer.encode("t1 t2", None, false, CAPS).expect("tokens");
     let error = model.tokenizer.encode("t1 [NEW]", None, false, CAPS).unwrap_err();
     assert!(error.to_string().contains("`[NEW]`"), "{error}");
+}
+
+/// A mask token that was added and never trained: no other row of the table may stand for it.
+#[test]
+fn a_special_token_that_the_embedding_lacks_is_forgotten() {
+    let folder = with_token("bert-legacy17", |it, rows| {
+        for token in it["added_tokens"].as_array_mut().unwrap() {
+            if token["content"] == "[MASK]" {
+                token["id"] = rows.into();
+            }
+        }
+        let vocabulary = it["model"]["vocab"].as_object_mut().unwrap();
+        let mask = vocabulary.remove("[MASK]").unwrap();
+        vocabulary.insert("[unused-mask]".into(), mask);
+    });
+    let model = open("masked", folder.path());
+    assert!(model.special.mask.is_none() && model.special.pad.is_some(), "{:?}", model.special);
+    assert!(model.warnings.iter().any(|it| it.contains("mask token")), "{:?}", model.warnings);
 }
 
 #[test]

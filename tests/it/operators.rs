@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 
-use explaind::compile::builder::Builder;
+use explaind::compile::builder::{Builder, KERNELS};
 use explaind::compile::facts::{Fact, Facts, Length};
 use explaind::compile::gradient;
 use explaind::compile::graph::text::Example;
-use explaind::compile::graph::{Axis, Graph, Node, Port, Tensor, Type, Value};
+use explaind::compile::graph::{Axis, Element, Graph, Node, Port, Tensor, Type, Value};
 use explaind::compile::ops;
 use explaind::compile::probe::Batch;
 use explaind::compile::reverse::reverse;
+use explaind::model::derived;
+use explaind::runtime::{Device, Runtime, SharedWeights};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -175,4 +177,34 @@ fn every_rule_agrees_with_finite_differences() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// What ONNX Runtime says of an operator of our own with operands of these dimensions.
+fn ours(op: &str, operands: &[&[usize]]) -> Result<(), String> {
+    let names: Vec<String> = (0..operands.len()).map(|it| format!("x{it}")).collect();
+    let mut graph = Graph::parse(&format!("y = {KERNELS}::{op}({})", names.join(", "))).unwrap();
+    let value = |(name, dims): (&String, &&[usize])| {
+        let values = vec![0.5; dims.iter().product()];
+        (Value::from(name.as_str()), Tensor::from_f32(dims, &values))
+    };
+    let batch: Batch = names.iter().zip(operands).map(value).collect();
+    graph.inputs.iter_mut().for_each(|it| it.ty = Type::Tensor(Element::F32, None));
+    let runtime = Runtime::load(Device::Cpu, 1).unwrap();
+    derived::evaluate(&runtime, &SharedWeights::default(), &graph, &[batch]).map(|_| ())
+}
+
+#[test]
+fn operands_of_our_own_operators_that_do_not_fit_are_an_error() {
+    let whole: &[usize] = &[2, 3, 8];
+    assert_eq!(ours("GeluPullback", &[whole, whole]), Ok(()));
+    assert_eq!(ours("SoftmaxPullback", &[whole, whole]), Ok(()));
+    assert_eq!(ours("LayerNormalizationPullback", &[whole, whole, &[8], &[2, 3, 1], &[2, 3, 1]]), Ok(()));
+    for (op, operands) in [
+        ("GeluPullback", vec![whole, &[8]]),
+        ("SoftmaxPullback", vec![whole, &[8]]),
+        ("LayerNormalizationPullback", vec![whole, whole, &[6], &[6], &[6]]),
+    ] {
+        let error = ours(op, &operands).unwrap_err();
+        assert!(error.contains("do not fit each other"), "{op}: {error}");
+    }
 }

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use explaind::compile::anatomy::Pooling;
+use explaind::compile::builder::KERNELS;
 use explaind::compile::composite::Composite;
 use explaind::compile::graph::{Graph, Node, Port, Tensor, Type, Value};
 use explaind::compile::probe::{Batch, Hints};
@@ -119,7 +120,7 @@ fn what_is_served_takes_the_process_s_own_pullbacks_and_what_is_exported_none() 
     let compiled = open(&zoo("public/bert-legacy17/model.onnx")).unwrap();
     let own = |kernels| {
         let graph = derive::gradient_with(&compiled.forward, kernels).unwrap().0;
-        let own = graph.nodes.iter().filter(|it| it.domain == "explaind");
+        let own = graph.nodes.iter().filter(|it| it.domain == KERNELS);
         let count = |op: &str| own.clone().filter(|it| it.op == op).count();
         ["GeluPullback", "LayerNormalizationPullback", "SoftmaxPullback"].map(count)
     };

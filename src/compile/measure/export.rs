@@ -70,7 +70,8 @@ impl Export {
             // A model that reads masked tokens gives another answer when they change; that is no error of the export.
             let leak = gap(long, other);
             let gap = gap(short, long);
-            if gap > 4.0 * leak { gap / size } else { 0.0 }
+            // Written so that a NaN, whose gap is infinite, counts.
+            if leak.is_finite() && gap <= 4.0 * leak { 0.0 } else { gap / size }
         });
         let logits = answers.into_iter().next().unwrap_or_default();
         let export = Self { batch, logits, alone, padded };

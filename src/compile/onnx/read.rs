@@ -7,6 +7,7 @@ use prost::Message;
 
 use super::proto::{GraphProto, ModelProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use super::{function, tensor};
+use crate::compile::builder::KERNELS;
 use crate::compile::graph::{Attribute, Axis, Cycle, Element, Graph, Node, Port, TensorError, Type, Value};
 
 /// Where a file keeps the bytes of an initializer that is not in it.
@@ -87,6 +88,12 @@ pub enum ReadError {
     /// A function calls itself, or calls make too many nodes.
     #[error("the function {0:?} cannot be inlined: it calls itself, or there are too many calls")]
     Recursion(String),
+    /// An operator that only graphs derived in this process may hold.
+    #[error("node {node:?} is an operator of the domain `{KERNELS}`, which no file may hold")]
+    Kernel {
+        /// The node's label.
+        node: String,
+    },
     /// Functions are told apart by their overloads, which are not read.
     #[error("two functions have the same name")]
     Overloaded,
@@ -165,6 +172,9 @@ pub(super) fn node(
         outputs: proto.output.into_iter().map(Value::from).collect(),
         ..Node::default()
     };
+    if node.domain == KERNELS {
+        return Err(ReadError::Kernel { node: node.label().into() });
+    }
     for it in proto.attribute {
         let name = it.name.clone().unwrap_or_default();
         let read = attribute(it, fetch, depth)?;

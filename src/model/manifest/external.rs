@@ -1,4 +1,5 @@
-//! This file is where a model file is skimmed for the names of the data files that lie beside it.
+//! This file is where a model file is skimmed for the names of the data files that lie beside it, and for operators that
+//! it may not hold.
 //!
 //! ONNX keeps large weights in other files, whose names only the protobuf tells. The skim seeks over
 //! everything else, so that it costs no memory however large the weights are.
@@ -7,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Error, ErrorKind, Read, Result};
 use std::path::Path;
+
+use crate::compile::builder::KERNELS;
 
 /// The messages on the way from a model to the entries that name its data files.
 #[derive(Clone, Copy)]
@@ -24,18 +27,27 @@ enum Message {
 /// Graphs nest in attributes of nodes; no exporter comes near this depth.
 const MAX_DEPTH: usize = 64;
 
-/// `location` of every external tensor, with the name of one tensor that lies there.
+/// What a skim finds.
+#[derive(Default)]
+pub(super) struct Skimmed {
+    /// `location` of every external tensor, with the name of one tensor that lies there.
+    pub locations: BTreeMap<String, String>,
+    /// Is there a node of the domain [`KERNELS`]?
+    pub kernels: bool,
+}
+
+/// Skims a model file.
 ///
 /// Fails with `InvalidData` on what is not an ONNX model with a graph.
-pub(super) fn locations(model: &Path) -> Result<BTreeMap<String, String>> {
+pub(super) fn skim(model: &Path) -> Result<Skimmed> {
     let file = File::open(model)?;
     let length = file.metadata()?.len();
-    let mut skim = Skim { input: BufReader::new(file), locations: BTreeMap::new(), graphs: 0 };
+    let mut skim = Skim { input: BufReader::new(file), found: Skimmed::default(), graphs: 0 };
     skim.message(Message::Model, length, 0, &mut Tensor::default())?;
     if skim.graphs == 0 {
         return Err(Error::new(ErrorKind::InvalidData, "it holds no graph"));
     }
-    Ok(skim.locations)
+    Ok(skim.found)
 }
 
 #[derive(Default)]
@@ -48,7 +60,7 @@ struct Tensor {
 
 struct Skim {
     input: BufReader<File>,
-    locations: BTreeMap<String, String>,
+    found: Skimmed,
     graphs: usize,
 }
 
@@ -96,6 +108,9 @@ impl Skim {
             (Message::Graph, 5) | (Message::Attribute, 5 | 10) | (Message::Sparse, 1 | 2) => Message::Tensor,
             (Message::Graph, 15) | (Message::Attribute, 22 | 23) => Message::Sparse,
             (Message::Tensor, 13) => Message::Entry,
+            (Message::Node, 7) => {
+                return self.string(size).map(|domain| self.found.kernels |= domain == KERNELS);
+            }
             (Message::Tensor, 8) => return self.string(size).map(|name| outer.name = name),
             (Message::Entry, 1) => return self.string(size).map(|key| outer.key = key),
             (Message::Entry, 2) => return self.string(size).map(|value| outer.value = value),
@@ -106,7 +121,7 @@ impl Skim {
                 let mut tensor = Tensor::default();
                 self.message(inner, size, depth + 1, &mut tensor)?;
                 if let Some(location) = tensor.location {
-                    self.locations.entry(location).or_insert(tensor.name);
+                    self.found.locations.entry(location).or_insert(tensor.name);
                 }
                 Ok(())
             }

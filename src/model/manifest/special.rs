@@ -142,6 +142,14 @@ impl SpecialTokens {
         found.all.extend([found.pad, found.mask, found.unk, found.cls, found.sep].into_iter().flatten());
         Ok(found)
     }
+
+    /// Forgets the tokens whose ids a table of so many rows does not have, and says which they were.
+    pub fn confine(&mut self, rows: usize) -> Vec<(&'static str, u32)> {
+        let Self { pad, mask, unk, cls, sep, all: _ } = self;
+        let roles = [("pad", pad), ("mask", mask), ("unknown", unk), ("cls", cls), ("sep", sep)];
+        let beyond = |(name, id): (_, &mut Option<u32>)| Some((name, id.take_if(|id| *id as usize >= rows)?));
+        roles.into_iter().filter_map(beyond).collect()
+    }
 }
 
 /// A special token is written as its text, or as an object that holds the text as `content`.

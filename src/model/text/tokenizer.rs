@@ -79,9 +79,14 @@ impl Tokenizer {
         Ok(Self { rows: Some(rows), ..self })
     }
 
-    /// A token as the vocabulary spells it (`[CLS]`, `##ing`, `Ġthe`).
+    /// A token as the vocabulary spells it (`[CLS]`, `##ing`, `Ġthe`); `None` for one that the model has no embedding
+    /// of, too.
     pub fn token_text(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.inner.id_to_token(id).filter(|_| !self.is_beyond(id))
+    }
+
+    fn is_beyond(&self, id: u32) -> bool {
+        self.rows.is_some_and(|rows| id as usize >= rows)
     }
 
     /// The id of a token as the vocabulary spells it.
@@ -164,11 +169,11 @@ impl Tokenizer {
     /// The tokens of a text, all of which the model knows.
     fn known(&self, text: &str, segment: u8) -> Result<Encoding, EncodeError> {
         let encoding = self.bare(text).map_err(failed)?;
-        let beyond = |id: &&u32| self.rows.is_some_and(|rows| **id as usize >= rows);
-        match encoding.get_ids().iter().find(beyond) {
+        match encoding.get_ids().iter().find(|id| self.is_beyond(**id)) {
             None => Ok(encoding),
             Some(&id) => {
-                Err(EncodeError::UnknownToken { segment, token: self.token_text(id).unwrap_or_default() })
+                let token = self.inner.id_to_token(id).unwrap_or_default();
+                Err(EncodeError::UnknownToken { segment, token })
             }
         }
     }
