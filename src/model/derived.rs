@@ -231,7 +231,7 @@ pub(super) fn layout(graph: &Ir, wires: Wires, bench: &Bench<'_>) -> Result<Layo
     // A graph without its attention mask among the inputs cannot hide padding.
     let hides = inputs.iter().any(|it| it.role == Role::Mask);
     let padding = if hides { bench.layout.padding } else { Padding::Never };
-    Ok(Layout { inputs, outputs, padding })
+    Ok(Layout { inputs, outputs, padding, counted: bench.layout.counted })
 }
 
 pub(super) fn refused(refusal: Refusal) -> Unavailable {

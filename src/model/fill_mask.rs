@@ -49,8 +49,8 @@ impl FillMask {
         let (inputs, padding) = open::inputs(&session.inputs(), &manifest).map_err(odd)?;
         let name = logits(&session.outputs()).map_err(odd)?;
         drop(session);
-        let layout =
-            Layout { inputs, outputs: vec![OutputSlot { name, dims: vec![Dim::Sequence] }], padding };
+        let outputs = vec![OutputSlot { name, dims: vec![Dim::Sequence] }];
+        let layout = Layout { inputs, outputs, padding, counted: None };
         let kind = ProgramKind::Forward;
         let mut program =
             Program::open(runtime, &graph, &weights, kind, layout, settings.workers).map_err(failed)?;

@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    ALL, Activation, Manifest, ManifestError, Model, OwnGraph, PREDICTED, RelevanceGraphs, Unavailable,
-    attention, derived, fill_mask, graphs, intervention,
+    ALL, Activation, Manifest, ManifestError, Model, OwnGraph, PREDICTED, RelevanceGraphs, SpecialTokens,
+    Unavailable, attention, derived, fill_mask, graphs, intervention,
     manifest::Side,
     text::{Tokenizer, TokenizerError},
 };
@@ -164,6 +164,12 @@ impl Model {
             );
             forward.layout.padding = Padding::Never;
         }
+        forward.layout.counted = counted(&forward, &shortest, &manifest.special);
+        if let Some(name) = forward.layout.counted.and_then(|it| tokenizer.token_text(it)) {
+            warnings.push(format!(
+                "the graph reads every `{name}` of a batch at once: only rows that hold as many share one"
+            ));
+        }
         let labels = manifest.labels(Some(width))?;
         let labels = match compiled.as_ref().ok().and_then(ends_in) {
             Some(Activation::Softmax) if width == 1 => labels,
@@ -234,7 +240,17 @@ fn layout(inputs: &[Outlet], outputs: &[Outlet], manifest: &Manifest) -> Result<
     let logits = logits(outputs)?;
     let width = logits.dims.last().copied().flatten().unwrap_or(0);
     let outputs = vec![OutputSlot { name: logits.name.clone(), dims: vec![Dim::Fixed(width)] }];
-    Ok(Layout { inputs, outputs, padding })
+    Ok(Layout { inputs, outputs, padding, counted: None })
+}
+
+/// The token that closes a text, if rows with and without another one change each other's logits: encoder-decoder
+/// classifiers pick it out of the whole batch, and share what they find evenly among the rows.
+fn counted(forward: &Program, row: &Row, special: &SpecialTokens) -> Option<u32> {
+    let token = special.sep?;
+    let other = (0..u32::MAX).find(|it| !special.all.contains(it))?;
+    // A graph that does not run on two rows is not asked to.
+    forward.run(0, &[row.clone(), row.clone()]).ok()?;
+    (!forward.counts_apart(row, token, other).unwrap_or(false)).then_some(token)
 }
 
 /// How a graph's inputs are fed, and how rows of unequal length share a batch.

@@ -147,8 +147,8 @@ impl Lane {
     }
 
     fn submit(&self, program: &Arc<Program>, rows: Vec<Row>) -> Batch {
-        let lengths: Vec<usize> = rows.iter().map(Row::len).collect();
-        let plan = batch::plan(&lengths, program.layout.padding, self.shared.batching());
+        let count = rows.len();
+        let plan = batch::plan_rows(&rows, &program.layout, self.shared.batching());
         let (reply, answers) = channel();
         let submitted = Instant::now();
         let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
@@ -165,7 +165,7 @@ impl Lane {
             })
             .collect();
         self.shared.submit(self.id, chunks);
-        Batch { answers, rows: lengths.len() }
+        Batch { answers, rows: count }
     }
 
     fn collect(

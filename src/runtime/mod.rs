@@ -19,7 +19,7 @@ mod settings;
 mod tensor;
 mod threads;
 
-pub use batch::{Batching, plan};
+pub use batch::{Batching, plan, plan_rows};
 pub use deferred::{Deferred, Held};
 pub use device::{Device, UnknownDevice};
 pub use environment::{Runtime, RuntimeError, library_candidates, release_freed_memory};
