@@ -1,16 +1,12 @@
 //! This file is where a classifier picks the tokens that close its texts out of the whole batch, as exports of
 //! encoder-decoder classifiers do: `hidden[ids == eos].view(batch, -1, width)[:, -1]`.
 
-use std::fs;
-use std::path::Path;
-
 use explaind::compile::graph::{Graph, Tensor};
-use explaind::compile::write;
 use explaind::model::Model;
-use explaind::runtime::Row;
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use explaind::runtime::{Extra, Row};
+use serde_json::json;
 
+use crate::models::derived;
 use crate::reference::with_lane;
 use crate::support::open_settings;
 
@@ -32,29 +28,17 @@ fn classifier() -> Graph {
     graph
 }
 
-/// A folder of the zoo with another graph, whose tokenizer closes every text.
-fn folder(graph: &Graph) -> TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/public/bert-legacy17");
-    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-        let mut value: Value = serde_json::from_slice(&fs::read(zoo.join(file)).unwrap()).unwrap();
-        if file == "tokenizer.json" {
-            let piece = |name: &str, id: &str| json!({ name: { "id": id, "type_id": 0 } });
-            let closed = |id| [piece("Sequence", id), piece("SpecialToken", "t2")];
-            let pair = [closed("A"), closed("B")].concat();
-            value["post_processor"] = json!({
-                "type": "TemplateProcessing", "single": closed("A"), "pair": pair,
-                "special_tokens": { "t2": { "id": "t2", "ids": [CLOSING], "tokens": ["t2"] } },
-            });
-        }
-        fs::write(folder.path().join(file), value.to_string()).unwrap();
-    }
-    fs::write(folder.path().join("model.onnx"), write(graph)).unwrap();
-    folder
-}
-
 fn open() -> Model {
-    Model::open("picks", folder(&classifier()).path(), &open_settings()).expect("a model")
+    let piece = |name: &str, id: &str| json!({ name: { "id": id, "type_id": 0 } });
+    let closed = |id| [piece("Sequence", id), piece("SpecialToken", "t2")];
+    let pair = [closed("A"), closed("B")].concat();
+    let closing = json!({
+        "type": "TemplateProcessing", "single": closed("A"), "pair": pair,
+        "special_tokens": { "t2": { "id": "t2", "ids": [CLOSING], "tokens": ["t2"] } },
+    });
+    let changed = [("tokenizer.json", "post_processor", closing)];
+    let folder = derived("bert-legacy17", |it| *it = classifier(), &changed);
+    Model::open("picks", folder.path(), &open_settings()).expect("a model")
 }
 
 /// Rows of one length that hold the closing token once, twice and three times.
@@ -73,5 +57,26 @@ fn rows_that_close_unequally_often_share_no_batch() {
         let alone = model.forward.run(0, std::slice::from_ref(row)).expect("logits").remove(0);
         let gap = alone.values[0].iter().zip(&together.values[0]).map(|(a, b)| (a - b).abs());
         assert!(gap.fold(0.0, f32::max) < 1e-6, "{:?}: {together:?} instead of {alone:?}", row.ids);
+    }
+}
+
+/// The gradient of label `k` is `1 − tanh²` of component `k` of every token up to the last closing one.
+#[test]
+fn gradients_hold_however_often_a_row_closes() {
+    let model = open();
+    let graph = model.gradient().unwrap_or_else(|it| panic!("{it:?}"));
+    let seeded = |row: Row| {
+        let point: Vec<f32> = row.ids.iter().flat_map(|&id| graph.words.row(id)).copied().collect();
+        let cotangent = Extra::Values([1.0, 1.0].into());
+        Row { extras: vec![Extra::Values(point.into()), cotangent], ..row }
+    };
+    let outs = with_lane(|lane| lane.evaluate(&graph.gradient, rows().into_iter().map(seeded).collect()));
+    for (row, out) in rows().iter().zip(outs.expect("gradients")) {
+        let last = row.ids.iter().rposition(|&id| id == CLOSING).expect("a closing token");
+        for (place, found) in out.values[1].iter().enumerate() {
+            let slope = 1.0 - out.values[0][place % 2].powi(2);
+            let expected = if place / 2 <= last { slope } else { 0.0 };
+            assert!((found - expected).abs() < 1e-5, "{:?}: {found} instead of {expected}", row.ids);
+        }
     }
 }

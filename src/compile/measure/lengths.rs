@@ -5,11 +5,11 @@ use super::{HALF_LOGITS_BOUND, LOGITS_BOUND, complete, embed, floats, gap, large
 use crate::compile::Compiled;
 use crate::compile::cut::{EMBEDS, LOGITS};
 use crate::compile::graph::{Graph, Port, Value};
-use crate::compile::probe::{Batch, Evaluate, Hints, batch_of};
+use crate::compile::probe::{Batch, Evaluate, Hints, batch_ending, batch_of};
 use crate::compile::refusal::{Code, Refusal};
 
-/// Rows and tokens.
-const SIZES: [(usize, usize); 3] = [(2, 3), (2, 38), (1, 131)];
+/// Rows, tokens, and how often a row holds the token that ends a sequence.
+const SIZES: [(usize, usize, usize); 3] = [(2, 3, 1), (2, 38, 2), (1, 131, 1)];
 
 /// What a model answers to texts of other lengths.
 #[derive(Debug, Clone, Default)]
@@ -37,20 +37,31 @@ impl Lengths {
             floats(complete(&graph, batches, evaluate).ok()?).ok()
         };
         let mut batches = Vec::new();
-        for size @ (rows, tokens) in SIZES {
-            let batch = batch_of(original, size, hints)?;
+        for (rows, tokens, ends) in SIZES {
+            let batch = batch_ending(original, (rows, tokens), ends, hints)?;
             if batch.iter().all(|it| it.1.dims() == [rows, tokens]) {
-                batches.push(batch);
+                batches.push((batch, ends));
             }
         }
-        let found = values(original, output, &batches).unwrap_or_else(|| {
-            // Some lengths are beyond the model's own table of positions.
-            let alone =
-                |batch: &Batch| Some(values(original, output, std::slice::from_ref(batch))?.swap_remove(0));
-            let (runs, found) = batches.iter().filter_map(|it| Some((it.clone(), alone(it)?))).unzip();
-            batches = runs;
-            found
-        });
+        let all: Vec<Batch> = batches.iter().map(|it| it.0.clone()).collect();
+        let (batches, found) = match values(original, output, &all) {
+            Some(found) => (all, found),
+            None => {
+                // Some lengths are beyond the model's own table of positions, and some models expect one end in a row.
+                let run = |batch: Batch| {
+                    let found = values(original, output, std::slice::from_ref(&batch))?.swap_remove(0);
+                    Some((batch, found))
+                };
+                let fewer = |batch: &Batch| {
+                    batch_of(original, (batch[0].1.dims()[0], batch[0].1.dims()[1]), hints).ok()
+                };
+                let either = |(batch, ends): (Batch, usize)| {
+                    let other = if ends > 1 { fewer(&batch) } else { None };
+                    run(batch).or_else(|| run(other?))
+                };
+                batches.into_iter().filter_map(either).unzip()
+            }
+        };
         let inner = match &compiled.logits.activation {
             Some(_) => values(&compiled.graph, &compiled.logits.value, &batches).unwrap_or_default(),
             None => found.clone(),
