@@ -178,6 +178,9 @@ impl Trial<'_> {
             tensor.ok_or_else(|| Refusal::new(Code::Run, format!("no output {name}")))
         };
         let (logits, gradient) = (of(LOGITS)?, of(EMBEDS_GRAD)?);
+        if gradient.len() != embeds.len() {
+            return Err(Refusal::new(Code::Measured, "the gradient has the wrong shape"));
+        }
         let along = |steps: &[f64]| {
             slope(&embeds, &gradient, &cotangent, (width, steps), &|batches| {
                 let batches: Vec<Batch> = batches.iter().map(forward).collect();

@@ -20,6 +20,8 @@ pub struct Hints {
     pub pad: Option<i64>,
     /// The token that ends a sequence: every probing row ends with it, since some models pool there.
     pub eos: Option<i64>,
+    /// Most tokens of a row, if that is known.
+    pub max_length: Option<usize>,
 }
 
 /// What two runs told.

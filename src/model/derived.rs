@@ -124,7 +124,11 @@ const ATTENTION: &str = "attention.onnx";
 
 /// What the folder says that the graph does not.
 pub fn hints(manifest: &Manifest) -> Hints {
-    Hints { pad: manifest.special.pad.map(i64::from), eos: manifest.special.sep.map(i64::from) }
+    Hints {
+        pad: manifest.special.pad.map(i64::from),
+        eos: manifest.special.sep.map(i64::from),
+        max_length: manifest.max_length,
+    }
 }
 
 /// Opens the model behind its word embedding.

@@ -8,9 +8,10 @@ use explaind::compile::graph::{Attribute, Graph, Tensor, Value};
 use explaind::compile::probe::Hints;
 use explaind::compile::refusal::{Code, Refusal};
 
+
 use crate::evaluate::evaluate;
 
-const VOCABULARY: usize = 64;
+const VOCABULARY: usize = 200;
 
 /// A classifier of two components a token, which are also its labels.
 fn classifier(behind: &str) -> Graph {
@@ -117,4 +118,14 @@ fn a_first_token_is_read_in_texts_of_any_length() {
         open(classifier("f = Slice(e, [0], [4], [1]); logits = ReduceMean(f) {axes: [1], keepdims: 0}"));
     let derived = compiled.gradient.unwrap_or_else(|it| panic!("{it:?}"));
     assert!(derived.measures.logits < 1e-5);
+}
+
+#[test]
+fn a_row_of_the_greatest_length_is_tried() {
+    let hints = Hints { max_length: Some(200), ..Hints::default() };
+    let refusal = refusal(Compiled::open(with_branch(150), &hints, &evaluate).unwrap());
+    assert_eq!(refusal.code, Code::Measured);
+    assert!(refusal.reason.contains("200 tokens"), "{}", refusal.reason);
+    let short = Hints { max_length: Some(140), ..Hints::default() };
+    assert!(Compiled::open(with_branch(150), &short, &evaluate).unwrap().gradient.is_ok());
 }

@@ -11,6 +11,9 @@ use crate::compile::refusal::{Code, Refusal};
 /// Rows, tokens, and how often a row holds the token that ends a sequence.
 const SIZES: [(usize, usize, usize); 3] = [(2, 3, 1), (2, 38, 2), (1, 131, 1)];
 
+/// A row of the model's greatest length is tried, too, but for one beyond this, which would take long.
+const LONGEST: usize = 512;
+
 /// What a model answers to texts of other lengths.
 #[derive(Debug, Clone, Default)]
 pub struct Lengths {
@@ -36,8 +39,11 @@ impl Lengths {
             graph.outputs = vec![Port { value: value.clone(), ty }];
             floats(complete(&graph, batches, evaluate).ok()?).ok()
         };
+        let (_, usual, _) = SIZES[SIZES.len() - 1];
+        let longest = hints.max_length.map(|it| it.min(LONGEST)).filter(|&it| it > usual);
+        let sizes = SIZES.into_iter().chain(longest.map(|it| (1, it, 1)));
         let mut batches = Vec::new();
-        for (rows, tokens, ends) in SIZES {
+        for (rows, tokens, ends) in sizes {
             let batch = batch_ending(original, (rows, tokens), ends, hints)?;
             if batch.iter().all(|it| it.1.dims() == [rows, tokens]) {
                 batches.push((batch, ends));
