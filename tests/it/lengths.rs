@@ -120,6 +120,28 @@ fn a_first_token_is_read_in_texts_of_any_length() {
     assert!(derived.measures.logits < 1e-5);
 }
 
+/// A component's gradient is one in as many as there are tokens within the bounds, and nothing elsewhere.
+#[test]
+fn tokens_that_only_long_texts_lose_have_no_gradient() {
+    const TOKENS: usize = 160;
+    for (bounds, kept) in [("[0], [140]", 0..140), ("[-140], [9223372036854775807]", 20..TOKENS)] {
+        let text = format!("f = Slice(e, {bounds}, [1]); logits = ReduceMean(f) {{axes: [1], keepdims: 0}}");
+        let hints = Hints { max_length: Some(TOKENS), ..Hints::default() };
+        let compiled = Compiled::open(classifier(&text), &hints, &evaluate).unwrap();
+        let derived = compiled.gradient.as_ref().unwrap_or_else(|it| panic!("{bounds}: {it:?}"));
+        let batch = vec![
+            (EMBEDS.into(), compiled.lookup(&[7; TOKENS], &[1, TOKENS]).unwrap()),
+            (COTANGENT.into(), Tensor::from_f32(&[1, 2], &[1.0, 1.0])),
+        ];
+        let place = derived.graph.outputs.iter().position(|it| &*it.value == EMBEDS_GRAD).unwrap();
+        let found = evaluate(&derived.graph, &[batch]).unwrap()[0][place].as_ref().unwrap().to_f64().unwrap();
+        for (at, found) in found.iter().enumerate() {
+            let expected = if kept.contains(&(at / 2)) { 1.0 / 140.0 } else { 0.0 };
+            assert!((found - expected).abs() < 1e-7, "{bounds}, {at}: {found} instead of {expected}");
+        }
+    }
+}
+
 #[test]
 fn a_row_of_the_greatest_length_is_tried() {
     let hints = Hints { max_length: Some(200), ..Hints::default() };
