@@ -211,6 +211,7 @@ impl Model {
             tokenizer,
             max_length: manifest.max_length,
             precision,
+            tolerance: compiled.as_ref().map_or(0.0, Compiled::tolerance),
             device: settings.runtime.device,
             forward: Arc::new(forward),
             gradient,

@@ -1,6 +1,8 @@
 //! This file is where graphs that treat short and long texts differently are opened: what was learned at a few lengths
 //! must hold at others, or nothing is derived.
 
+use std::time::Instant;
+
 use explaind::compile::Compiled;
 use explaind::compile::cut::EMBEDS;
 use explaind::compile::derive::{COTANGENT, EMBEDS_GRAD};
@@ -8,8 +10,13 @@ use explaind::compile::graph::{Attribute, Graph, Tensor, Value};
 use explaind::compile::probe::Hints;
 use explaind::compile::refusal::{Code, Refusal};
 
+use explaind::explain::{Arrival, ExplainAnswer, ExplainError, ExplainRequest, explain, registry};
+use explaind::runtime::Cancel;
+use serde_json::{Value as Json, json};
 
 use crate::evaluate::evaluate;
+use crate::models::derived;
+use crate::support::house;
 
 const VOCABULARY: usize = 200;
 
@@ -150,4 +157,24 @@ fn a_row_of_the_greatest_length_is_tried() {
     assert!(refusal.reason.contains("200 tokens"), "{}", refusal.reason);
     let short = Hints { max_length: Some(140), ..Hints::default() };
     assert!(Compiled::open(with_branch(150), &short, &evaluate).unwrap().gradient.is_ok());
+}
+
+#[test]
+fn a_text_that_a_derived_graph_scores_otherwise_is_refused() {
+    let unlimited = [
+        ("config.json", "max_position_embeddings", Json::Null),
+        ("tokenizer_config.json", "model_max_length", Json::Null),
+    ];
+    let folder = derived("bert-legacy17", |it| *it = with_branch(150), &unlimited);
+    let house = house("branch", folder.path());
+    let ask = |tokens: usize| -> Result<ExplainAnswer, ExplainError> {
+        let body = json!({ "inputs": ["t5 ".repeat(tokens)], "granularity": "token" });
+        let request: ExplainRequest = serde_json::from_value(body).unwrap();
+        let arrival = Arrival { id: "test".into(), at: Instant::now(), cancel: Cancel::default() };
+        explain(&house, registry::find("saliency").unwrap(), &request, &arrival)
+    };
+    ask(20).unwrap();
+    let Err(ExplainError::Unavailable(missing)) = ask(160) else { panic!("it is told of one branch only") };
+    assert_eq!((&*missing.code, missing.method.as_deref()), ("measured", Some("saliency")));
+    assert!(missing.reason.contains("does not hold for the text at /inputs/0"), "{}", missing.reason);
 }
