@@ -79,7 +79,10 @@ impl Lengths {
         };
         let embedded: Vec<Batch> = batches.iter().map(embedded).collect::<Result<_, _>>()?;
         let bound = if compiled.raised { HALF_LOGITS_BOUND } else { LOGITS_BOUND };
-        let read = values(&compiled.graph, output, &batches).unwrap_or_default();
+        // The longest row takes long, and what is behind the embeddings tells as much where no activation follows.
+        let within = |it: &Batch| compiled.logits.activation.is_some() || it[0].1.dims()[1] <= usual;
+        let reread = batches.iter().take_while(|it| within(it)).count();
+        let read = values(&compiled.graph, output, &batches[..reread]).unwrap_or_default();
         let behind = values(&compiled.forward.graph, &LOGITS.into(), &embedded).unwrap_or_default();
         for (place, batch) in batches.iter().enumerate() {
             let same = |answers: &[Vec<f64>], known: &[Vec<f64>]| match (answers.get(place), known.get(place))
@@ -87,7 +90,7 @@ impl Lengths {
                 (Some(answer), Some(known)) => gap(answer, known) <= bound * largest(known),
                 _ => false,
             };
-            if !same(&read, &found) || !same(&behind, &inner) {
+            if (place < reread && !same(&read, &found)) || !same(&behind, &inner) {
                 let tokens = batch[0].1.dims()[1];
                 let reason =
                     format!("the model does something else to texts of {tokens} tokens than to those tried");
