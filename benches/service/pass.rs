@@ -78,7 +78,7 @@ pub fn derive(folder: &Path) {
         ran.set(ran.get() + time);
         outputs
     };
-    let hints = Hints { pad: Some(0), eos: None };
+    let hints = Hints { pad: Some(0), ..Hints::default() };
     let (all, compiled) = timed(|| Compiled::open(graph, &hints, &run).expect("the structure is found"));
     assert!(compiled.gradient.is_ok(), "the gradient is derived");
     release_freed_memory();

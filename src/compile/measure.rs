@@ -48,6 +48,15 @@ const FINER_STEPS: [f64; 2] = [6e-5, 2.5e-4];
 /// A half-precision model's own rounding stands between its logits and exact ones.
 const HALF_LOGITS_BOUND: f64 = 0.05;
 
+/// A served text may be worse conditioned than those of the test.
+const SERVED_LOGITS_BOUND: f64 = 0.01;
+
+/// How far a derived graph's logits may be off for a text that it was not measured with, in parts of the largest; `raised`
+/// says that the model is in half precision.
+pub(super) fn tolerance(raised: bool) -> f64 {
+    if raised { HALF_LOGITS_BOUND } else { SERVED_LOGITS_BOUND }
+}
+
 /// Rows and tokens of the test; both differ from the probes', whose lengths are odd: what a stride of two leaves
 /// out there, it does not here.
 const ROWS: usize = 4;
@@ -178,6 +187,9 @@ impl Trial<'_> {
             tensor.ok_or_else(|| Refusal::new(Code::Run, format!("no output {name}")))
         };
         let (logits, gradient) = (of(LOGITS)?, of(EMBEDS_GRAD)?);
+        if gradient.len() != embeds.len() {
+            return Err(Refusal::new(Code::Measured, "the gradient has the wrong shape"));
+        }
         let along = |steps: &[f64]| {
             slope(&embeds, &gradient, &cotangent, (width, steps), &|batches| {
                 let batches: Vec<Batch> = batches.iter().map(forward).collect();

@@ -270,6 +270,11 @@ impl Compiled {
         })
     }
 
+    /// How far a derived graph's logits may be off for a text that it was not measured with, in parts of the largest.
+    pub fn tolerance(&self) -> f64 {
+        measure::tolerance(self.raised)
+    }
+
     /// Derives the relevance graph of a composite; it is not measured yet, see [`relevance::audit`].
     ///
     /// # Errors

@@ -20,6 +20,8 @@ pub struct Hints {
     pub pad: Option<i64>,
     /// The token that ends a sequence: every probing row ends with it, since some models pool there.
     pub eos: Option<i64>,
+    /// Most tokens of a row, if that is known.
+    pub max_length: Option<usize>,
 }
 
 /// What two runs told.
@@ -36,6 +38,10 @@ pub struct Probe {
 /// Batch and sequence lengths: different primes, none of them one. What a graph does to short texts alone, or to
 /// long ones, shows best in the first; the others are for graphs that do not run at these lengths.
 const SIZES: [[(usize, usize); PROBES]; 3] = [[(2, 3), (3, 23)], [(2, 7), (3, 23)], [(2, 7), (3, 11)]];
+
+/// How often the token that ends a sequence stands in a row, batch by batch: models that look for it shape values by what
+/// they find, and a pair of texts holds it two or three times. The other is for graphs that do not run so.
+const ENDINGS: [[usize; PROBES]; 2] = [[1, 3], [1; PROBES]];
 
 /// More elements than any input of a probe has: an axis of fixed length that is longer is refused.
 const MOST_ELEMENTS: usize = 1 << 20;
@@ -64,15 +70,20 @@ pub fn probe(graph: &Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Pro
     let mut all = graph.clone();
     all.outputs = made.map(unknown).collect();
     let bound = vocabulary_bound(graph, &ids_name);
-    let run = |sizes: &[(usize, usize); PROBES]| {
-        let batches = sizes.iter().map(|&size| batch(graph, &ids_name, size, bound, hints));
+    let run = |sizes: &[(usize, usize); PROBES], endings: &[usize; PROBES]| {
+        let sized = sizes.iter().zip(endings);
+        let batches = sized.map(|(&size, &ends)| batch(graph, &ids_name, size, (bound, ends), hints));
         let batches: Vec<Batch> = batches.collect::<Result<_, _>>()?;
         let runs = evaluate(&all, &batches).map_err(|error| Refusal::new(Code::Run, error))?;
         Ok((batches, runs))
     };
-    let [first, others @ ..] = &SIZES;
-    let other = |refusal: Refusal| others.iter().find_map(|it| run(it).ok()).ok_or(refusal);
-    let (batches, runs) = run(first).or_else(other)?;
+    let skipped = usize::from(hints.eos.is_none());
+    let tries = ENDINGS[skipped..].iter().flat_map(|endings| SIZES.iter().map(move |it| (it, endings)));
+    let first = run(&SIZES[0], &ENDINGS[skipped]);
+    let other = |found: Result<_, _>, (sizes, endings)| {
+        found.or_else(|refusal| run(sizes, endings).map_err(|_| refusal))
+    };
+    let (batches, runs) = tries.skip(1).fold(first, other)?;
     let ids = batches.iter().map(|it| it.iter().find(|(name, _)| *name == ids_name).map(|it| it.1.clone()));
     let ids: Vec<Tensor> = ids.flatten().collect();
     let ids: [Tensor; PROBES] = ids.try_into().map_err(|_| Refusal::new(Code::Input, "no token ids"))?;
@@ -94,8 +105,18 @@ pub fn probe(graph: &Graph, hints: &Hints, evaluate: Evaluate<'_>) -> Result<Pro
 
 /// A batch of the given rows and columns for every input of the graph.
 pub(super) fn batch_of(graph: &Graph, size: (usize, usize), hints: &Hints) -> Result<Batch, Refusal> {
+    batch_ending(graph, size, 1, hints)
+}
+
+/// The same, whose rows hold the token that ends a sequence so many times.
+pub(super) fn batch_ending(
+    graph: &Graph,
+    size: (usize, usize),
+    ends: usize,
+    hints: &Hints,
+) -> Result<Batch, Refusal> {
     let ids = ids_input(graph)?.value.clone();
-    batch(graph, &ids, size, vocabulary_bound(graph, &ids), hints)
+    batch(graph, &ids, size, (vocabulary_bound(graph, &ids), ends), hints)
 }
 
 fn learned(graph: &Graph, ids: [Tensor; PROBES], answers: HashMap<Value, [Tensor; PROBES]>) -> Probe {
@@ -192,7 +213,7 @@ fn batch(
     graph: &Graph,
     ids: &Value,
     (rows, columns): (usize, usize),
-    bound: i64,
+    (bound, ends): (i64, usize),
     hints: &Hints,
 ) -> Result<Batch, Refusal> {
     let one = |port: &Port| {
@@ -210,7 +231,7 @@ fn batch(
         let width = dims.last().copied().unwrap_or(1).max(1);
         let role = if port.value == *ids { None } else { Some(role(&port.value)) };
         let value = |index: usize| match role {
-            None => id(index, width, bound, hints),
+            None => id(index, width, (bound, ends), hints),
             Some(Role::Mask) => 1,
             Some(Role::Types) => 0,
             Some(Role::Positions) => (index % width) as i64,
@@ -225,10 +246,12 @@ fn batch(
     graph.inputs.iter().map(one).collect()
 }
 
-/// A token id for each place: varied, below `bound`, not the padding, and the ending token at each row's end.
-fn id(index: usize, width: usize, bound: i64, hints: &Hints) -> i64 {
-    let last = index % width == width - 1;
-    match hints.eos.filter(|_| last) {
+/// A token id for each place: varied, below `bound`, not the padding, and the ending token at the end of each of as many
+/// parts of a row.
+fn id(index: usize, width: usize, (bound, ends): (i64, usize), hints: &Hints) -> i64 {
+    let place = index % width + 1;
+    let closes = (1..=ends).any(|it| place == it * width / ends);
+    match hints.eos.filter(|_| closes) {
         Some(eos) => eos,
         None => {
             let low = 5;

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     model::{
-        Labels, Model, Output,
+        Labels, Model, Need, Output, Unavailable,
         text::{Encoded, Feature, Granularity, Span, features},
     },
     runtime::{Cancel, Lane, ProgramKind, Row},
@@ -122,11 +122,18 @@ pub fn explain_within(
         })
         .collect::<Result<_, ExplainError>>()?;
     let findings = run_all(&*plan, &cases)?;
+    let derived = plan.needs().into_iter().any(Need::is_derived);
     let results = inputs
         .iter()
         .zip(&cases)
         .zip(findings)
-        .map(|((read, case), findings)| result(read, case, findings))
+        .map(|((read, case), findings)| {
+            let result = result(read, case, findings)?;
+            if derived {
+                holds(read, case, &result).map_err(|missing| missing.for_method(about.slug))?;
+            }
+            Ok::<_, ExplainError>(result)
+        })
         .collect::<Result<_, _>>()?;
 
     let usage = usage(&lane, &memo, bill);
@@ -288,6 +295,22 @@ fn result(read: &Read<'_>, case: &Case<'_>, findings: Vec<Finding>) -> Result<In
         truncated: read.encoded.truncated.is_some(),
         truncation: read.encoded.truncated.as_ref().map(|it| json!(it)),
     })
+}
+
+/// Logits of a row that are all smaller count as of this size: what rounds them off is.
+const SMALLEST_LOGIT: f64 = 0.1;
+
+/// No score moves by more than this many times as much as the logits that it is made of.
+const STEEPEST_OUTPUT: f64 = 2.0;
+
+/// Refuses what a derived graph said of a text for which it does not compute the served score: it was measured with
+/// texts of other lengths and contents.
+fn holds(read: &Read<'_>, case: &Case<'_>, result: &InputResult) -> Result<(), Unavailable> {
+    let largest = case.logits.iter().fold(SMALLEST_LOGIT, |most, it| most.max(f64::from(it.abs())));
+    let most = case.subject.model.tolerance * largest * STEEPEST_OUTPUT;
+    let parity = |it: &Explanation| it.evidence["parity"].as_f64().map(f64::abs);
+    let worst = result.explanations.iter().filter_map(parity).fold(0.0, f64::max);
+    if worst > most { Err(Unavailable::not_for_this_text(&read.pointer, worst)) } else { Ok(()) }
 }
 
 fn usage(lane: &Lane, memo: &Memo, bill: Bill) -> Usage {

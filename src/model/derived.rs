@@ -124,7 +124,11 @@ const ATTENTION: &str = "attention.onnx";
 
 /// What the folder says that the graph does not.
 pub fn hints(manifest: &Manifest) -> Hints {
-    Hints { pad: manifest.special.pad.map(i64::from), eos: manifest.special.sep.map(i64::from) }
+    Hints {
+        pad: manifest.special.pad.map(i64::from),
+        eos: manifest.special.sep.map(i64::from),
+        max_length: manifest.max_length,
+    }
 }
 
 /// Opens the model behind its word embedding.
@@ -235,7 +239,7 @@ pub(super) fn layout(graph: &Ir, wires: Wires, bench: &Bench<'_>) -> Result<Layo
         padding if hides => padding,
         _ => Padding::Never,
     };
-    Ok(Layout { inputs, outputs, padding, least: bench.layout.least })
+    Ok(Layout { inputs, outputs, padding, counted: bench.layout.counted, least: bench.layout.least })
 }
 
 pub(super) fn refused(refusal: Refusal) -> Unavailable {

@@ -51,7 +51,7 @@ impl FillMask {
         let name = logits(&session.outputs()).map_err(odd)?;
         drop(session);
         let outputs = vec![OutputSlot { name, dims: vec![Dim::Sequence] }];
-        let layout = Layout { inputs, outputs, padding, least: 1 };
+        let layout = Layout { inputs, outputs, padding, counted: None, least: 1 };
         let kind = ProgramKind::Forward;
         let mut program =
             Program::open(runtime, &graph, &weights, kind, layout, settings.workers).map_err(failed)?;

@@ -53,6 +53,8 @@ pub struct Model {
     pub max_length: Option<usize>,
     /// The element type of its logits, as `GET /models` names it.
     pub precision: &'static str,
+    /// How far logits of derived graphs may be off, in parts of a row's largest.
+    pub tolerance: f64,
     /// Where it runs.
     pub device: Device,
     /// Logits from tokens: the file as it is.

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::compile::refusal::Code;
+
 /// What a method needs of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -67,6 +69,19 @@ impl Unavailable {
     pub fn for_method(mut self, slug: &str) -> Self {
         self.method = Some(slug.to_owned());
         self
+    }
+
+    /// A derived graph whose score of the text at `pointer` is `off` by more than rounding.
+    pub fn not_for_this_text(pointer: &str, off: f64) -> Self {
+        Self {
+            method: None,
+            code: Code::Measured.slug().to_owned(),
+            reason: format!(
+                "the graph derived from the model does not hold for the text at {pointer}: its score is off by {off:.1e}"
+            ),
+            operators: Vec::new(),
+            advice: "perturbation and surrogate methods work as they are".to_owned(),
+        }
     }
 }
 

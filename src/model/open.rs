@@ -187,6 +187,12 @@ impl Model {
         let (padding, warning) = trial::padding(&forward, &shortest);
         forward.layout.padding = padding;
         warnings.extend(warning.map(str::to_owned));
+        forward.layout.counted = trial::counted(&forward, &shortest, &manifest.special);
+        if let Some(name) = forward.layout.counted.and_then(|it| tokenizer.token_text(it)) {
+            warnings.push(format!(
+                "the graph reads every `{name}` of a batch at once: only rows that hold as many share one"
+            ));
+        }
         let labels = manifest.labels(Some(width))?;
         let labels = match compiled.as_ref().ok().and_then(ends_in) {
             Some(Activation::Softmax) if width == 1 => labels,
@@ -228,6 +234,7 @@ impl Model {
             tokenizer,
             max_length,
             precision,
+            tolerance: compiled.as_ref().map_or(0.0, Compiled::tolerance),
             device: settings.runtime.device,
             forward: Arc::new(forward),
             gradient,
@@ -267,7 +274,7 @@ fn layout(inputs: &[Outlet], outputs: &[Outlet], manifest: &Manifest) -> Result<
     let logits = logits(outputs)?;
     let width = logits.dims.last().copied().flatten().unwrap_or(0);
     let outputs = vec![OutputSlot { name: logits.name.clone(), dims: vec![Dim::Fixed(width)] }];
-    Ok(Layout { inputs, outputs, padding, least: 1 })
+    Ok(Layout { inputs, outputs, padding, counted: None, least: 1 })
 }
 
 /// How a graph's inputs are fed, and how rows of unequal length share a batch.

@@ -1,5 +1,6 @@
 //! Where a program is tried on a few rows when its model opens, to learn what it takes.
 
+use super::SpecialTokens;
 use crate::runtime::{Padding, Program, Row, RuntimeError};
 
 /// The longest row that is tried: beyond it, a folder's word is taken.
@@ -74,6 +75,16 @@ pub(super) fn padding(program: &Program, row: &Row) -> (Padding, Option<&'static
             ),
         },
     }
+}
+
+/// The token that closes a text, if rows with and without another one change each other's logits: encoder-decoder
+/// classifiers pick it out of the whole batch, and share what they find evenly among the rows.
+pub(super) fn counted(forward: &Program, row: &Row, special: &SpecialTokens) -> Option<u32> {
+    let token = special.sep?;
+    let other = (0..u32::MAX).find(|it| !special.all.contains(it))?;
+    // A graph that does not run on two rows is not asked to.
+    forward.run(0, &[row.clone(), row.clone()]).ok()?;
+    (!forward.counts_apart(row, token, other).unwrap_or(false)).then_some(token)
 }
 
 #[cfg(test)]

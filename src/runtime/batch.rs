@@ -1,6 +1,8 @@
 //! Where rows are grouped into chunks: the grain of fairness, cancellation and memory.
 
-use super::Padding;
+use std::collections::BTreeMap;
+
+use super::{Layout, Padding, Row};
 
 /// What bounds a chunk.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +19,19 @@ const SMALLEST_CHUNK: usize = 32;
 
 /// At most this share of a chunk's computed tokens may be padding.
 const MOST_PADDING: f64 = 0.04;
+
+/// Groups `rows` into chunks of row indices as their graph's layout wants it: see [`plan`], for rows of each count of the
+/// layout's counted token by themselves.
+pub fn plan_rows(rows: &[Row], layout: &Layout, batching: Batching) -> Vec<Vec<usize>> {
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    rows.iter().enumerate().for_each(|(place, row)| groups.entry(layout.count(row)).or_default().push(place));
+    let within = |group: Vec<usize>| {
+        let lengths: Vec<usize> = group.iter().map(|&place| rows[place].len()).collect();
+        let chunks = plan(&lengths, layout.padding, batching);
+        chunks.into_iter().map(move |chunk| chunk.into_iter().map(|it| group[it]).collect())
+    };
+    groups.into_values().flat_map(within).collect()
+}
 
 /// Groups rows of the given lengths into chunks of row indices, such that the workers finish together: every worker
 /// gets as many chunks as the others, of about one size, the largest first.
@@ -126,6 +141,20 @@ mod tests {
     #[test]
     fn a_model_that_takes_one_row_gets_one_row() {
         assert_eq!(plan(&[7, 9, 7], Padding::Alone, ONE), [[1], [0], [2]]);
+    }
+
+    #[test]
+    fn rows_that_hold_a_counted_token_unequally_often_are_apart() {
+        let rows = [[5, 2, 6, 2], [5, 6, 7, 2], [2, 2, 5, 6], [5, 6, 8, 2]].map(|it| Row::of(it, None));
+        let layout = |counted| Layout {
+            inputs: vec![],
+            outputs: vec![],
+            padding: Padding::Right(0),
+            counted,
+            least: 1,
+        };
+        assert_eq!(plan_rows(&rows, &layout(Some(2)), ONE), [[1, 3], [0, 2]]);
+        assert_eq!(plan_rows(&rows, &layout(None), ONE), [[0, 1, 2, 3]]);
     }
 
     proptest! {

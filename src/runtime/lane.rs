@@ -155,13 +155,13 @@ impl Lane {
     }
 
     fn submit(&self, program: &Arc<Program>, rows: Vec<Row>) -> Result<Batch, Stop> {
-        let lengths: Vec<usize> = rows.iter().map(Row::len).collect();
+        let count = rows.len();
         let least = program.layout.least;
-        if let Some(&tokens) = lengths.iter().find(|&&it| it < least) {
+        if let Some(tokens) = rows.iter().map(Row::len).find(|&it| it < least) {
             self.shared.abandon(self.id);
             return Err(Stop::TooShort { tokens, least });
         }
-        let plan = batch::plan(&lengths, program.layout.padding, self.shared.batching());
+        let plan = batch::plan_rows(&rows, &program.layout, self.shared.batching());
         let (reply, answers) = channel();
         let submitted = Instant::now();
         let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
@@ -178,7 +178,7 @@ impl Lane {
             })
             .collect();
         self.shared.submit(self.id, chunks);
-        Ok(Batch { answers, rows: lengths.len() })
+        Ok(Batch { answers, rows: count })
     }
 
     fn collect(

@@ -74,6 +74,8 @@ pub struct Layout {
     pub outputs: Vec<OutputSlot>,
     /// What fills the gap behind or before a short row.
     pub padding: Padding,
+    /// A token that the rows of one batch must hold equally often, since the graph reads it off all of them at once.
+    pub counted: Option<u32>,
     /// Tokens that a row has at least; the graph runs on none that is shorter.
     pub least: usize,
 }
@@ -129,6 +131,11 @@ impl Row {
 }
 
 impl Layout {
+    /// Rows of different counts share no batch.
+    pub fn count(&self, row: &Row) -> usize {
+        self.counted.map_or(0, |token| row.ids.iter().filter(|&&id| id == token).count())
+    }
+
     /// The inputs of a batch of `rows`, each padded to the longest.
     pub fn stack(&self, rows: &[Row]) -> Vec<(String, Tensor)> {
         let length = rows.iter().map(Row::len).max().unwrap_or(0);
@@ -300,6 +307,7 @@ mod tests {
             ],
             outputs: vec![OutputSlot { name: "a".into(), dims: vec![Dim::Sequence, Dim::Sequence] }],
             padding,
+            counted: None,
             least: 1,
         }
     }

@@ -20,7 +20,7 @@ mod tensor;
 mod threads;
 mod weights;
 
-pub use batch::{Batching, plan};
+pub use batch::{Batching, plan, plan_rows};
 pub use deferred::{Deferred, Held};
 pub use device::{Device, UnknownDevice};
 pub use environment::{Runtime, RuntimeError, library_candidates, release_freed_memory};

@@ -92,11 +92,38 @@ impl Program {
     /// # Errors
     /// As [`Program::run`].
     pub fn hides_padding(&self, row: &Row) -> Result<bool, RuntimeError> {
-        let longer = Row::of(row.ids.repeat(PADDED_TO), None);
-        let alone = self.run(0, std::slice::from_ref(row))?.swap_remove(0).values.swap_remove(0);
-        let beside = self.run(0, &[row.clone(), longer])?.swap_remove(0).values.swap_remove(0);
-        let largest = alone.iter().fold(0.0f32, |most, it| most.max(it.abs()));
-        Ok(alone.iter().zip(&beside).all(|(a, b)| (a - b).abs() <= 0.01 * largest))
+        self.keeps(&[row.clone(), Row::of(row.ids.repeat(PADDED_TO), None)], 1)
+    }
+
+    /// Whether rows of one length get the same first outputs beside each other as alone, though they hold `token`
+    /// unequally often: to within as much as in [`Program::hides_padding`]. `row` is made longer, and `other` stands for
+    /// most of its tokens in one of the rows.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn counts_apart(&self, row: &Row, token: u32, other: u32) -> Result<bool, RuntimeError> {
+        let ids = [&*row.ids, &[token]].concat().repeat(PADDED_TO);
+        let ids = [&ids, &*row.ids].concat();
+        let last = ids.iter().rposition(|&it| it == token);
+        let once = ids.iter().enumerate().map(|(at, &id)| match id == token && Some(at) != last {
+            true => other,
+            false => id,
+        });
+        let once: Vec<u32> = once.collect();
+        self.keeps(&[Row::of(ids, None), Row::of(once, None)], 2)
+    }
+
+    /// Whether the first `count` of `rows` get the same first output beside the others as alone.
+    fn keeps(&self, rows: &[Row], count: usize) -> Result<bool, RuntimeError> {
+        let together = self.run(0, rows)?;
+        for (row, beside) in rows.iter().zip(together).take(count) {
+            let alone = self.run(0, std::slice::from_ref(row))?.swap_remove(0).values.swap_remove(0);
+            let largest = alone.iter().fold(0.0f32, |most, it| most.max(it.abs()));
+            if alone.iter().zip(&beside.values[0]).any(|(a, b)| (a - b).abs() > 0.01 * largest) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Runs one batch on the session of `worker`, on the calling thread.

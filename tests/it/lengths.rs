@@ -1,6 +1,8 @@
 //! This file is where graphs that treat short and long texts differently are opened: what was learned at a few lengths
 //! must hold at others, or nothing is derived.
 
+use std::time::Instant;
+
 use explaind::compile::Compiled;
 use explaind::compile::cut::EMBEDS;
 use explaind::compile::derive::{COTANGENT, EMBEDS_GRAD};
@@ -8,9 +10,15 @@ use explaind::compile::graph::{Attribute, Graph, Tensor, Value};
 use explaind::compile::probe::Hints;
 use explaind::compile::refusal::{Code, Refusal};
 
-use crate::evaluate::evaluate;
+use explaind::explain::{Arrival, ExplainAnswer, ExplainError, ExplainRequest, explain, registry};
+use explaind::runtime::Cancel;
+use serde_json::{Value as Json, json};
 
-const VOCABULARY: usize = 64;
+use crate::evaluate::evaluate;
+use crate::models::derived;
+use crate::support::house;
+
+const VOCABULARY: usize = 200;
 
 /// A classifier of two components a token, which are also its labels.
 fn classifier(behind: &str) -> Graph {
@@ -129,4 +137,56 @@ fn logits_that_are_no_numbers_on_padded_rows_are_refused() {
     let compiled = Compiled::open(classifier(masked), &hints, &evaluate).unwrap();
     let refusal = refusal(compiled);
     assert!(refusal.reason.contains("a length is baked in"), "{refusal}");
+}
+
+/// A component's gradient is one in as many as there are tokens within the bounds, and nothing elsewhere.
+#[test]
+fn tokens_that_only_long_texts_lose_have_no_gradient() {
+    const TOKENS: usize = 160;
+    for (bounds, kept) in [("[0], [140]", 0..140), ("[-140], [9223372036854775807]", 20..TOKENS)] {
+        let text = format!("f = Slice(e, {bounds}, [1]); logits = ReduceMean(f) {{axes: [1], keepdims: 0}}");
+        let hints = Hints { max_length: Some(TOKENS), ..Hints::default() };
+        let compiled = Compiled::open(classifier(&text), &hints, &evaluate).unwrap();
+        let derived = compiled.gradient.as_ref().unwrap_or_else(|it| panic!("{bounds}: {it:?}"));
+        let batch = vec![
+            (EMBEDS.into(), compiled.lookup(&[7; TOKENS], &[1, TOKENS]).unwrap()),
+            (COTANGENT.into(), Tensor::from_f32(&[1, 2], &[1.0, 1.0])),
+        ];
+        let place = derived.graph.outputs.iter().position(|it| &*it.value == EMBEDS_GRAD).unwrap();
+        let found = evaluate(&derived.graph, &[batch]).unwrap()[0][place].as_ref().unwrap().to_f64().unwrap();
+        for (at, found) in found.iter().enumerate() {
+            let expected = if kept.contains(&(at / 2)) { 1.0 / 140.0 } else { 0.0 };
+            assert!((found - expected).abs() < 1e-7, "{bounds}, {at}: {found} instead of {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_row_of_the_greatest_length_is_tried() {
+    let hints = Hints { max_length: Some(200), ..Hints::default() };
+    let refusal = refusal(Compiled::open(with_branch(150), &hints, &evaluate).unwrap());
+    assert_eq!(refusal.code, Code::Measured);
+    assert!(refusal.reason.contains("200 tokens"), "{}", refusal.reason);
+    let short = Hints { max_length: Some(140), ..Hints::default() };
+    assert!(Compiled::open(with_branch(150), &short, &evaluate).unwrap().gradient.is_ok());
+}
+
+#[test]
+fn a_text_that_a_derived_graph_scores_otherwise_is_refused() {
+    let unlimited = [
+        ("config.json", "max_position_embeddings", Json::Null),
+        ("tokenizer_config.json", "model_max_length", Json::Null),
+    ];
+    let folder = derived("bert-legacy17", |it| *it = with_branch(150), &unlimited);
+    let house = house("branch", folder.path());
+    let ask = |tokens: usize| -> Result<ExplainAnswer, ExplainError> {
+        let body = json!({ "inputs": ["t5 ".repeat(tokens)], "granularity": "token" });
+        let request: ExplainRequest = serde_json::from_value(body).unwrap();
+        let arrival = Arrival { id: "test".into(), at: Instant::now(), cancel: Cancel::default() };
+        explain(&house, registry::find("saliency").unwrap(), &request, &arrival)
+    };
+    ask(20).unwrap();
+    let Err(ExplainError::Unavailable(missing)) = ask(160) else { panic!("it is told of one branch only") };
+    assert_eq!((&*missing.code, missing.method.as_deref()), ("measured", Some("saliency")));
+    assert!(missing.reason.contains("does not hold for the text at /inputs/0"), "{}", missing.reason);
 }

@@ -41,7 +41,8 @@ fn scores(explanation: &Value) -> Vec<f64> {
 fn logit_with(layer: usize, mask: &Tensor) -> f64 {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sst2/model.onnx");
     let graph = read(fs::read(path).expect("a file").into(), &no_external).expect("a graph");
-    let compiled = Compiled::open(graph, &Hints { pad: Some(0), eos: None }, &evaluate).expect("a structure");
+    let compiled =
+        Compiled::open(graph, &Hints { pad: Some(0), ..Hints::default() }, &evaluate).expect("a structure");
     let state = &compiled.anatomy.hidden_states[layer];
     let mut graph = compiled.graph.clone();
     let place = graph.nodes.iter().position(|it| it.outputs.contains(state)).expect("a maker");

@@ -9,6 +9,7 @@ mod attending;
 mod book;
 mod calibration;
 mod conservation;
+mod counted;
 mod decisions;
 mod engine;
 mod evaluate;

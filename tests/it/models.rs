@@ -122,7 +122,7 @@ fn models_of_one_process_keep_to_their_own_weights() {
 }
 
 /// A folder of the zoo whose graph and JSON files are changed.
-fn derived(name: &str, graph: impl FnOnce(&mut Graph), json: &[(&str, &str, Json)]) -> TempDir {
+pub fn derived(name: &str, graph: impl FnOnce(&mut Graph), json: &[(&str, &str, Json)]) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
         let text = fs::read(zoo(name).join(file)).expect("a file");

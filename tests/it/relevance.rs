@@ -40,7 +40,7 @@ fn every_composite_closes_its_books_wherever_there_is_a_gradient() {
     let (mut failures, mut explained) = (Vec::new(), Vec::new());
     for folder in folders() {
         let graph = read(fs::read(folder.join("model.onnx")).unwrap().into(), &no_external).unwrap();
-        let hints = Hints { pad: Some(1), eos: None };
+        let hints = Hints { pad: Some(1), ..Hints::default() };
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let compiled = Compiled::structure(graph, &hints, &evaluate);
         let compiled = compiled.and_then(|it| derive::gradient(&it.forward).map(|_| it));
@@ -112,7 +112,8 @@ fn products(graph: &Graph) -> usize {
 fn relevance_takes_no_more_products_than_its_rules_ask_for() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sst2/model.onnx");
     let graph = read(fs::read(path).unwrap().into(), &no_external).unwrap();
-    let compiled = Compiled::structure(graph, &Hints { pad: Some(0), eos: None }, &evaluate).unwrap();
+    let compiled =
+        Compiled::structure(graph, &Hints { pad: Some(0), ..Hints::default() }, &evaluate).unwrap();
     let gradient = products(&derive::gradient(&compiled.forward).unwrap().0);
     const LAYERS: usize = 20;
     assert_eq!(gradient, 2 * (LAYERS - 2), "the last block's keys and values are products by head");

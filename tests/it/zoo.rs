@@ -38,7 +38,7 @@ fn hints(folder: &Path) -> Hints {
         let value = config.split_once(&format!("\"{key}\": "))?.1;
         value.split([',', '\n', '}']).next()?.trim().parse().ok()
     };
-    Hints { pad: number("pad_token_id"), eos: None }
+    Hints { pad: number("pad_token_id"), ..Hints::default() }
 }
 
 /// The worst error of the derived gradient over the sizes stored, in parts of the largest reference value: of the
