@@ -5,12 +5,13 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
         mpsc::Sender,
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+
+use tracing::warn;
 
 use super::{
     Batching, Cancel, Lane, Program, ProgramKind, Row, RowOut, Stop,
@@ -45,11 +46,12 @@ pub struct Scheduler {
 pub(super) struct Shared {
     state: Mutex<State>,
     wake: Condvar,
-    stopping: AtomicBool,
     pub(super) settings: SchedulerSettings,
 }
 
 struct State {
+    /// Set under the lock, so that no worker goes to sleep between looking at it and being woken.
+    stopping: bool,
     queue: Queue<Chunk>,
     admitted: HashMap<u64, Admitted>,
     next_lane: u64,
@@ -89,6 +91,9 @@ pub(super) struct Served {
 /// more: one gradient row is priced as this many forward rows.
 const GRADIENT_COST: u64 = 3;
 
+/// How long a scheduler that is dropped waits for the passes that have begun.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// While several requests are inside, a chunk is cut to this part of its budget: who comes next waits for
 /// chunks that have begun, and long ones would make a short request many times slower.
 const SHARED_GRAIN: usize = 4;
@@ -108,13 +113,13 @@ impl Scheduler {
     pub fn start(settings: SchedulerSettings) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
+                stopping: false,
                 queue: Queue::new(),
                 admitted: HashMap::new(),
                 next_lane: 0,
                 gauges: Gauges { budget: settings.budget, ..Gauges::default() },
             }),
             wake: Condvar::new(),
-            stopping: AtomicBool::new(false),
             settings,
         });
         let threads = (0..settings.workers.max(1))
@@ -155,12 +160,21 @@ impl Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.lock().stopping = true;
         self.shared.wake.notify_all();
-        for thread in self.threads.drain(..) {
-            // A worker catches its panics; there is nothing to learn from a join that fails.
-            let _ = thread.join();
+        part(&self.threads, PATIENCE);
+    }
+}
+
+/// Waits for threads to end. One that is inside a pass cannot be interrupted and is left to itself.
+fn part(threads: &[JoinHandle<()>], patience: Duration) {
+    let until = Instant::now() + patience;
+    while !threads.iter().all(JoinHandle::is_finished) {
+        if Instant::now() >= until {
+            warn!("a worker is still inside a pass, and is left behind");
+            return;
         }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -223,7 +237,7 @@ impl Shared {
     fn next(&self) -> Option<(u64, Chunk)> {
         let mut state = self.lock();
         loop {
-            if self.stopping.load(Ordering::Acquire) {
+            if state.stopping {
                 return None;
             }
             if let Some((lane, mut chunk)) = state.queue.pop() {
@@ -315,5 +329,35 @@ fn work(shared: &Shared, number: usize) {
         let Chunk { places, reply, .. } = chunk;
         // The lane may have gone: then nobody wants the answer.
         let _ = reply.send(Served { places, outcome, waited, computed: started.elapsed(), tokens });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    const SETTINGS: SchedulerSettings = SchedulerSettings { workers: 2, chunk_tokens: 10, budget: 1_000_000 };
+
+    #[test]
+    fn a_scheduler_that_is_dropped_at_once_ends_at_once() {
+        for _ in 0..200 {
+            let scheduler = Scheduler::start(SETTINGS);
+            let dropped = Instant::now();
+            drop(scheduler);
+            assert!(dropped.elapsed() < PATIENCE, "a worker slept through its end");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_does_not_come_back_keeps_nobody() {
+        let (release, held) = channel::<()>();
+        let stuck = std::thread::spawn(move || {
+            // An error says that the other end is gone, which is as good.
+            let _ = held.recv();
+        });
+        part(&[stuck], Duration::from_millis(20));
+        drop(release);
     }
 }
