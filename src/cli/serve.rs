@@ -74,7 +74,8 @@ fn open(settings: &Settings) -> anyhow::Result<House> {
         workers: engine.workers as usize,
         chunk_tokens: engine.chunk_tokens as usize,
         budget: engine.queue_tokens,
-    });
+    })
+    .context("the workers do not start")?;
     Ok(House { models, scheduler, limits: (&settings.limits).into() })
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -110,7 +111,20 @@ impl ProgramKind {
 
 impl Scheduler {
     /// Starts the workers.
-    pub fn start(settings: SchedulerSettings) -> Self {
+    ///
+    /// # Errors
+    /// The system refuses a thread; those that had begun are stopped.
+    pub fn start(settings: SchedulerSettings) -> io::Result<Self> {
+        Self::start_by(settings, |number, shared| {
+            let name = format!("worker-{number}");
+            std::thread::Builder::new().name(name).spawn(move || work(&shared, number))
+        })
+    }
+
+    fn start_by(
+        settings: SchedulerSettings,
+        spawn: impl Fn(usize, Arc<Shared>) -> io::Result<JoinHandle<()>>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 stopping: false,
@@ -122,14 +136,11 @@ impl Scheduler {
             wake: Condvar::new(),
             settings,
         });
-        let threads = (0..settings.workers.max(1))
-            .filter_map(|number| {
-                let shared = shared.clone();
-                let name = format!("worker-{number}");
-                std::thread::Builder::new().name(name).spawn(move || work(&shared, number)).ok()
-            })
-            .collect();
-        Self { shared, threads }
+        let mut scheduler = Self { shared, threads: Vec::new() };
+        for number in 0..settings.workers.max(1) {
+            scheduler.threads.push(spawn(number, scheduler.shared.clone())?);
+        }
+        Ok(scheduler)
     }
 
     /// Admits a request of the given cost (see [`ProgramKind::cost`] times tokens), or says when to come
@@ -343,7 +354,7 @@ mod tests {
     #[test]
     fn a_scheduler_that_is_dropped_at_once_ends_at_once() {
         for _ in 0..200 {
-            let scheduler = Scheduler::start(SETTINGS);
+            let scheduler = Scheduler::start(SETTINGS).expect("workers");
             let dropped = Instant::now();
             drop(scheduler);
             assert!(dropped.elapsed() < PATIENCE, "a worker slept through its end");
@@ -359,5 +370,14 @@ mod tests {
         });
         part(&[stuck], Duration::from_millis(20));
         drop(release);
+    }
+
+    #[test]
+    fn a_thread_that_is_refused_is_an_error() {
+        let started = Scheduler::start_by(SETTINGS, |number, shared| match number {
+            0 => Ok(std::thread::spawn(move || work(&shared, number))),
+            _ => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+        });
+        assert!(started.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
     }
 }

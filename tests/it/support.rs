@@ -22,7 +22,7 @@ pub fn house(name: &str, folder: &Path) -> House {
     let mut models = Shelf::default();
     models.put(name, Entry::Ready(model.into()));
     let settings = SchedulerSettings { workers: WORKERS, chunk_tokens: 512, budget: u64::MAX / 2 };
-    House { models, scheduler: Scheduler::start(settings), limits: Limits::default() }
+    House { models, scheduler: Scheduler::start(settings).expect("workers"), limits: Limits::default() }
 }
 
 /// The house with the bundled sentiment model, opened once.
