@@ -100,7 +100,7 @@ pub fn explain_within(
     let deadline = arrival.at + limits.timeout(request.timeout_ms)?;
     let lane = house
         .scheduler
-        .admit(bill.cost, deadline, arrival.cancel.clone())
+        .admit_bound(about.slug, bill.cost, deadline, arrival.cancel.clone())
         .map_err(|busy| ExplainError::Overloaded { retry_after: busy.retry_after })?;
 
     let started = Instant::now();
