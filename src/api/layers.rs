@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Door,
+    life::Phase,
     problem::{Kind, Problem},
 };
 
@@ -47,6 +48,15 @@ pub async fn identify(mut request: Request, next: Next) -> Response {
 fn is_sane(id: &str) -> bool {
     (1..=128).contains(&id.len())
         && id.bytes().all(|it| it.is_ascii_alphanumeric() || b"._-:/+=".contains(&it))
+}
+
+/// Tells a client of a process that is leaving to connect anew.
+pub async fn part(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if door.life.phase() >= Phase::Leaving {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// One span, one log line and two metrics for each request. Probes and scrapes are not worth a line.

@@ -218,5 +218,6 @@ fn dress(routes: Router<Door>, door: Door) -> Router {
         .layer(middleware::from_fn(layers::render_problems))
         .layer(middleware::from_fn_with_state(door.clone(), layers::observe))
         .layer(middleware::from_fn(layers::identify))
+        .layer(middleware::from_fn_with_state(door.clone(), layers::part))
         .with_state(door)
 }

@@ -23,3 +23,15 @@ async fn each_phase_has_its_answers() {
     assert_eq!(open.get("/readyz").await.header("retry-after"), "1");
     assert_eq!(statuses(&open).await, [200, 200, 503, 503]);
 }
+
+#[tokio::test]
+async fn from_the_signal_on_every_answer_ends_its_connection() {
+    let service = Service::closed(&[]);
+    assert_eq!(service.get("/livez").await.header("connection"), "");
+    for phase in [Phase::Leaving, Phase::Refusing] {
+        service.door.life.advance(phase);
+        for path in ["/livez", "/readyz", "/methods", "/nowhere"] {
+            assert_eq!(service.get(path).await.header("connection"), "close", "{path}");
+        }
+    }
+}
