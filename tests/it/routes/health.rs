@@ -1,5 +1,10 @@
 //! Probes tell opening, serving and leaving apart.
 
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
 use explaind::api::life::Phase;
 
 use crate::service::Service;
@@ -34,4 +39,30 @@ async fn from_the_signal_on_every_answer_ends_its_connection() {
             assert_eq!(service.get(path).await.header("connection"), "close", "{path}");
         }
     }
+}
+
+/// A log in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_probe_is_worth_no_line_whatever_it_is_told() {
+    let (log, service) = (Log::default(), Service::closed(&[]));
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+    statuses(&service).await;
+    service.get("/nowhere").await;
+    let told = String::from_utf8(log.0.lock().expect("no panic").clone()).expect("a log in UTF-8");
+    assert!(told.contains("unknown-route") && !told.contains("starting"), "{told}");
 }
