@@ -106,7 +106,16 @@ impl Door {
         if self.house.set(house).is_ok() {
             self.life.advance(Phase::Ready);
             self.metrics.ready.set(1);
+            // A signal may have come while models were being opened, or just now.
+            if !self.is_ready() {
+                self.metrics.ready.set(0);
+            }
         }
+    }
+
+    /// Whether work is done and will be.
+    pub fn is_ready(&self) -> bool {
+        self.life.phase() == Phase::Ready
     }
 
     /// What is behind the door.

@@ -51,7 +51,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         left = &mut serving => return Ok(left??),
     };
     door.open(house);
-    greet(&address.to_string());
+    if door.is_ready() {
+        greet(&address.to_string());
+    }
     serving.await??;
     Ok(())
 }

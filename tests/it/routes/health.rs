@@ -5,7 +5,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use explaind::api::life::Phase;
+use explaind::{
+    api::life::Phase,
+    explain::House,
+    runtime::{Scheduler, SchedulerSettings},
+};
 
 use crate::service::Service;
 
@@ -27,6 +31,19 @@ async fn each_phase_has_its_answers() {
     open.door.life.advance(Phase::Leaving);
     assert_eq!(open.get("/readyz").await.header("retry-after"), "1");
     assert_eq!(statuses(&open).await, [200, 200, 503, 503]);
+}
+
+#[tokio::test]
+async fn models_that_open_while_leaving_make_nothing_ready() {
+    let service = Service::closed(&[]);
+    service.door.life.advance(Phase::Leaving);
+    assert_eq!(statuses(&service).await, [200, 503, 503, 503]);
+    let settings = SchedulerSettings { workers: 1, chunk_tokens: 512, budget: 1 };
+    let scheduler = Scheduler::start(settings).expect("workers");
+    service.door.open(House { models: Default::default(), scheduler, limits: Default::default() });
+    assert_eq!(statuses(&service).await, [200, 200, 503, 503]);
+    assert_eq!(service.metric("explaind_ready"), 0.0);
+    assert!(!service.door.is_ready());
 }
 
 #[tokio::test]
