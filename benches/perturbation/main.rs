@@ -55,7 +55,7 @@ fn house(model: Model, workers: usize, chunk_tokens: usize) -> House {
     models.put(model.name.clone(), Entry::Ready(model.into()));
     let settings = SchedulerSettings { workers, chunk_tokens, budget: u64::MAX / 2 };
     let limits = Limits { max_passes: u64::MAX, max_timeout_ms: 3_600_000, ..Limits::default() };
-    House { models, scheduler: Scheduler::start(settings), limits }
+    House { models, scheduler: Scheduler::start(settings).expect("workers"), limits }
 }
 
 fn ask(house: &House, method: &str, mut body: Value) -> anyhow::Result<ExplainAnswer> {

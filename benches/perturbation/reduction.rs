@@ -94,7 +94,8 @@ fn reduce(house: &House, texts: &[(usize, String)]) -> anyhow::Result<Vec<Reduce
 
 /// The model's answers to the texts, with the truth.
 fn answers(model: &Model, texts: &[(usize, String)], workers: usize) -> anyhow::Result<Vec<Labelled>> {
-    let scheduler = Scheduler::start(SchedulerSettings { workers, chunk_tokens: 512, budget: u64::MAX / 2 });
+    let scheduler = Scheduler::start(SchedulerSettings { workers, chunk_tokens: 512, budget: u64::MAX / 2 })
+        .expect("workers");
     let lane = scheduler
         .admit(1, Instant::now() + Duration::from_secs(3600), Cancel::default())
         .map_err(|_| anyhow::anyhow!("the queue is full"))?;

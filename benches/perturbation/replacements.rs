@@ -37,7 +37,8 @@ pub fn run(companion: &Path, texts: &[(usize, String)]) -> anyhow::Result<()> {
     let mut model = bundled()?;
     model.accompany(companion, &opening()?)?;
     let workers = granted_cores();
-    let scheduler = Scheduler::start(SchedulerSettings { workers, chunk_tokens: 512, budget: u64::MAX / 2 });
+    let scheduler = Scheduler::start(SchedulerSettings { workers, chunk_tokens: 512, budget: u64::MAX / 2 })
+        .expect("workers");
     let lane = scheduler
         .admit(1, Instant::now() + Duration::from_secs(7200), Cancel::default())
         .map_err(|_| anyhow::anyhow!("the queue is full"))?;

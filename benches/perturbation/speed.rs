@@ -107,7 +107,8 @@ fn file(model: &Model) -> anyhow::Result<Arc<Program>> {
 /// Takes out the word that costs the least confidence, again and again, asking about one row at a time.
 fn greedy(model: &Model, program: &Arc<Program>) -> anyhow::Result<(f64, f64)> {
     let scheduler =
-        Scheduler::start(SchedulerSettings { workers: 1, chunk_tokens: 512, budget: u64::MAX / 2 });
+        Scheduler::start(SchedulerSettings { workers: 1, chunk_tokens: 512, budget: u64::MAX / 2 })
+            .expect("workers");
     let lane = scheduler
         .admit(1, Instant::now() + Duration::from_secs(3600), Cancel::default())
         .map_err(|_| anyhow::anyhow!("the queue is full"))?;

@@ -61,7 +61,7 @@ fn house() -> House {
     models.put("sst2", Entry::Ready(numbers::model().into()));
     let settings = SchedulerSettings { workers: granted_cores(), chunk_tokens: 512, budget: u64::MAX / 2 };
     let limits = Limits { max_timeout_ms: 600_000, ..Limits::default() };
-    House { models, scheduler: Scheduler::start(settings), limits }
+    House { models, scheduler: Scheduler::start(settings).expect("workers"), limits }
 }
 
 /// Every method of the three families once, `lrp` with each composite, and leave-one-out to compare with.

@@ -88,7 +88,8 @@ pub fn serve(arrangement: &str) -> anyhow::Result<()> {
         models.put("sst2", Entry::Ready(Arc::new(model)));
         let chunk_tokens = engine.chunk_tokens as usize;
         let scheduler =
-            Scheduler::start(SchedulerSettings { workers, chunk_tokens, budget: engine.queue_tokens });
+            Scheduler::start(SchedulerSettings { workers, chunk_tokens, budget: engine.queue_tokens })
+                .expect("workers");
         door.open(House { models, scheduler, limits });
         println!("{address}");
         Ok(api::serve(door, listeners, CancellationToken::new()).await?)

@@ -36,7 +36,7 @@ pub fn model() -> Model {
 /// The engine as the service starts it, and a way through it that never ends.
 pub fn engine(chunk_tokens: usize) -> (Scheduler, explaind::runtime::Lane) {
     let settings = SchedulerSettings { workers: granted_cores(), chunk_tokens, budget: u64::MAX / 2 };
-    let scheduler = Scheduler::start(settings);
+    let scheduler = Scheduler::start(settings).expect("workers");
     let end = Instant::now() + Duration::from_secs(3600);
     let lane = scheduler.admit(1, end, Cancel::default()).expect("there is room");
     (scheduler, lane)

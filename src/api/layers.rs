@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Door,
+    life::Phase,
     problem::{Kind, Problem},
 };
 
@@ -49,6 +50,15 @@ fn is_sane(id: &str) -> bool {
         && id.bytes().all(|it| it.is_ascii_alphanumeric() || b"._-:/+=".contains(&it))
 }
 
+/// Tells a client of a process that is leaving to connect anew.
+pub async fn part(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if door.life.phase() >= Phase::Leaving {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 /// One span, one log line and two metrics for each request. Probes and scrapes are not worth a line.
 pub async fn observe(State(door): State<Door>, request: Request, next: Next) -> Response {
     let route = request
@@ -69,11 +79,16 @@ pub async fn observe(State(door): State<Door>, request: Request, next: Next) -> 
     let (status, seconds) = (response.status(), started.elapsed().as_secs_f64());
     door.metrics.http_requests.with_label_values(&[route.as_str(), verb, status.as_str()]).inc();
     door.metrics.http_duration.with_label_values(&[route.as_str()]).observe(seconds);
-    if !matches!(route.as_str(), "/livez" | "/readyz" | "/startupz" | "/health" | "/metrics") {
+    if !is_probe(&route) {
         let (status, ms) = (status.as_u16(), (seconds * 1e6).round() / 1e3);
         span.in_scope(|| info!(verb, route, status, ms, "answered"));
     }
     response
+}
+
+/// Probes and scrapes come every few seconds, whatever they are told.
+fn is_probe(route: &str) -> bool {
+    matches!(route, "/livez" | "/readyz" | "/startupz" | "/health" | "/metrics")
 }
 
 /// Verbs as a closed set.
@@ -91,6 +106,7 @@ fn verb(method: &Method) -> &'static str {
 pub async fn render_problems(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>().map_or_else(|| Arc::from(""), |it| it.0.clone());
     let asked = request.uri().path().to_owned();
+    let probed = request.extensions().get::<MatchedPath>().is_some_and(|it| is_probe(it.as_str()));
     let mut response = next.run(request).await;
     let problem = match response.extensions_mut().remove::<Problem>() {
         Some(problem) => problem,
@@ -106,7 +122,7 @@ pub async fn render_problems(request: Request, next: Next) -> Response {
     };
     if let Some(cause) = problem.cause() {
         error!(cause, "a defect");
-    } else {
+    } else if !probed {
         info!(problem = problem.kind().row().slug, "refused");
     }
     let mut body = Json(problem.body(&id)).into_response();

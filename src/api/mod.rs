@@ -106,7 +106,16 @@ impl Door {
         if self.house.set(house).is_ok() {
             self.life.advance(Phase::Ready);
             self.metrics.ready.set(1);
+            // A signal may have come while models were being opened, or just now.
+            if !self.is_ready() {
+                self.metrics.ready.set(0);
+            }
         }
+    }
+
+    /// Whether work is done and will be.
+    pub fn is_ready(&self) -> bool {
+        self.life.phase() == Phase::Ready
     }
 
     /// What is behind the door.
@@ -218,5 +227,6 @@ fn dress(routes: Router<Door>, door: Door) -> Router {
         .layer(middleware::from_fn(layers::render_problems))
         .layer(middleware::from_fn_with_state(door.clone(), layers::observe))
         .layer(middleware::from_fn(layers::identify))
+        .layer(middleware::from_fn_with_state(door.clone(), layers::part))
         .with_state(door)
 }

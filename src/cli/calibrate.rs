@@ -132,7 +132,7 @@ fn read(model: &Model, line: &str) -> anyhow::Result<(Row, Vec<bool>, bool)> {
 
 /// The logits of every row, with a progress bar where there is a terminal.
 fn evaluate(model: &Model, rows: Vec<Row>, workers: usize) -> anyhow::Result<Vec<Vec<f32>>> {
-    let scheduler = Scheduler::start(SchedulerSettings { workers, chunk_tokens: 512, budget: u64::MAX / 2 });
+    let scheduler = Scheduler::start(SchedulerSettings { workers, chunk_tokens: 512, budget: u64::MAX / 2 })?;
     let lane = scheduler
         .admit(1, Instant::now() + PATIENCE, Cancel::default())
         .map_err(|_| anyhow!("the queue is full"))?;

@@ -51,7 +51,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         left = &mut serving => return Ok(left??),
     };
     door.open(house);
-    greet(&address.to_string());
+    if door.is_ready() {
+        greet(&address.to_string());
+    }
     serving.await??;
     Ok(())
 }
@@ -73,7 +75,8 @@ fn open(settings: &Settings) -> anyhow::Result<House> {
         workers: engine.workers as usize,
         chunk_tokens: engine.chunk_tokens as usize,
         budget: engine.queue_tokens,
-    });
+    })
+    .context("the workers do not start")?;
     Ok(House { models, scheduler, limits: (&settings.limits).into() })
 }
 

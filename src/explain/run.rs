@@ -1,6 +1,7 @@
 //! The path of every explanation: check, price, admit, run, wrap.
 
 use std::{
+    panic::resume_unwind,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
@@ -99,7 +100,7 @@ pub fn explain_within(
     let deadline = arrival.at + limits.timeout(request.timeout_ms)?;
     let lane = house
         .scheduler
-        .admit(bill.cost, deadline, arrival.cancel.clone())
+        .admit_bound(about.slug, bill.cost, deadline, arrival.cancel.clone())
         .map_err(|busy| ExplainError::Overloaded { retry_after: busy.retry_after })?;
 
     let started = Instant::now();
@@ -154,22 +155,29 @@ pub fn explain_within(
 /// Runs every case, side by side where there are several, so that one input's last chunk does not leave a
 /// worker idle.
 fn run_all(plan: &dyn Plan, cases: &[Case<'_>]) -> Result<Vec<Vec<Finding>>, ExplainError> {
-    if let [case] = cases {
-        return Ok(vec![plan.run(case)?]);
+    side_by_side(cases, |case| plan.run(case))
+}
+
+/// A panic of `work` goes on in the caller, as it does where there is one item.
+fn side_by_side<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, ExplainError> + Sync,
+) -> Result<Vec<R>, ExplainError> {
+    if let [item] = items {
+        return Ok(vec![work(item)?]);
     }
     const AT_ONCE: usize = 4;
-    let mut findings = Vec::with_capacity(cases.len());
-    for group in cases.chunks(AT_ONCE) {
-        let group: Vec<Result<_, ExplainError>> = std::thread::scope(|scope| {
-            let running: Vec<_> = group.iter().map(|case| scope.spawn(|| plan.run(case))).collect();
-            let panicked = |_| Err(ExplainError::Internal("a method panicked".to_owned()));
-            running.into_iter().map(|it| it.join().unwrap_or_else(panicked)).collect()
+    let mut done = Vec::with_capacity(items.len());
+    for group in items.chunks(AT_ONCE) {
+        let group: Vec<Result<R, ExplainError>> = std::thread::scope(|scope| {
+            let running: Vec<_> = group.iter().map(|item| scope.spawn(|| work(item))).collect();
+            running.into_iter().map(|it| it.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
         });
         for result in group {
-            findings.push(result?);
+            done.push(result?);
         }
     }
-    Ok(findings)
+    Ok(done)
 }
 
 fn read_inputs<'a>(
@@ -331,4 +339,21 @@ fn timing(arrival: &Arrival, tokenized: Duration, started: Instant, lane: &Lane)
     let forward = started.elapsed().saturating_sub(queue);
     let reduce = arrival.at.elapsed().saturating_sub(tokenized + queue + forward);
     Timing { tokenize: tokenized, queue, forward, reduce }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_beside_others_is_a_panic_too() {
+        let work = |number: &u32| match number {
+            3 => panic!("three"),
+            _ => Ok(*number),
+        };
+        assert_eq!(side_by_side(&[1, 2, 4, 5, 6], work).ok(), Some(vec![1, 2, 4, 5, 6]));
+        let caught = std::panic::catch_unwind(|| side_by_side(&[1, 3, 2], work).ok());
+        let words = caught.expect_err("it panics");
+        assert_eq!(words.downcast_ref::<&str>(), Some(&"three"));
+    }
 }

@@ -11,7 +11,8 @@ use std::{
 
 use super::{
     Program, ProgramKind, Row, RowOut, batch,
-    scheduler::{Chunk, Served, Shared},
+    chunk::{Chunk, Served},
+    scheduler::Shared,
 };
 
 /// Says that nobody waits for the answer any more. Clones share one flag.
@@ -133,6 +134,11 @@ impl Lane {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// What was used so far.
     pub fn spent(&self) -> Spent {
         *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
@@ -244,7 +250,7 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.shared.release(self.id);
+        self.shared.release(self.id, self.check().is_ok());
     }
 }
 

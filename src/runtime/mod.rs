@@ -5,9 +5,11 @@
 //! request's way through the queue: its share, its deadline, its cancellation and its counters.
 
 mod batch;
+mod chunk;
 mod deferred;
 mod device;
 mod environment;
+mod forecast;
 mod kernels;
 mod lane;
 mod layout;

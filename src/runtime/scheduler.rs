@@ -2,18 +2,19 @@
 
 use std::{
     collections::HashMap,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-        mpsc::Sender,
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
+use tracing::warn;
+
 use super::{
-    Batching, Cancel, Lane, Program, ProgramKind, Row, RowOut, Stop,
+    Batching, Cancel, Lane, ProgramKind, Stop,
+    chunk::{Chunk, Served},
+    forecast::{Claim, Forecast},
     queue::{Gauges, Queue},
 };
 
@@ -29,10 +30,10 @@ pub struct SchedulerSettings {
     pub budget: u64,
 }
 
-/// The queue's cost is full.
+/// There is no room beside those who are inside.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Busy {
-    /// When there should be room again, by the measured rate.
+    /// When there should be room, by the measured rate.
     pub retry_after: Duration,
 }
 
@@ -45,104 +46,130 @@ pub struct Scheduler {
 pub(super) struct Shared {
     state: Mutex<State>,
     wake: Condvar,
-    stopping: AtomicBool,
     pub(super) settings: SchedulerSettings,
 }
 
 struct State {
+    /// Set under the lock, so that no worker goes to sleep between looking at it and being woken.
+    stopping: bool,
     queue: Queue<Chunk>,
     admitted: HashMap<u64, Admitted>,
     next_lane: u64,
     gauges: Gauges,
+    pace: Pace,
+    /// What lanes of a kind take of their price.
+    shares: HashMap<&'static str, f64>,
 }
 
 /// What a lane still holds of the budget.
 struct Admitted {
     /// Falls as its rows are run; what is left when the lane ends is given back then.
     cost: u64,
+    /// What it was admitted with.
+    price: u64,
+    /// What its price is a bound of, where it is one.
+    kind: Option<&'static str>,
     /// When the lane ends at the latest.
     deadline: Instant,
 }
 
-/// Rows of one lane that are run together.
-pub(super) struct Chunk {
-    pub(super) program: Arc<Program>,
-    pub(super) rows: Vec<Row>,
-    /// The rows' places in the caller's list.
-    pub(super) places: Vec<usize>,
-    pub(super) cancel: Cancel,
-    pub(super) deadline: Instant,
-    pub(super) submitted: Instant,
-    pub(super) reply: Sender<Served>,
+/// Cost and time of the chunks of late.
+#[derive(Default)]
+struct Pace {
+    cost: f64,
+    seconds: f64,
 }
 
-/// What became of a chunk.
-pub(super) struct Served {
-    pub(super) places: Vec<usize>,
-    pub(super) outcome: Result<Vec<RowOut>, Stop>,
-    pub(super) waited: Duration,
-    pub(super) computed: Duration,
-    pub(super) tokens: u64,
-}
+/// How long a scheduler that is dropped waits for the passes that have begun.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A backward pass costs about as much again as the forward pass that it follows, and its memory traffic
-/// more: one gradient row is priced as this many forward rows.
-const GRADIENT_COST: u64 = 3;
+/// Seconds of a worker after which a chunk's part in the rate has faded to a third.
+const MEMORY: f64 = 5.0;
+
+/// How much a lane that took less than its kind's share pulls the share down. One that took more raises it at once.
+const FORGETTING: f64 = 0.3;
 
 /// While several requests are inside, a chunk is cut to this part of its budget: who comes next waits for
 /// chunks that have begun, and long ones would make a short request many times slower.
 const SHARED_GRAIN: usize = 4;
 
-impl ProgramKind {
-    /// Cost of one row of this kind, in forward rows.
-    pub const fn cost(self) -> u64 {
-        match self {
-            Self::Forward => 1,
-            Self::Gradient => GRADIENT_COST,
-        }
-    }
-}
-
 impl Scheduler {
     /// Starts the workers.
-    pub fn start(settings: SchedulerSettings) -> Self {
+    ///
+    /// # Errors
+    /// The system refuses a thread; those that had begun are stopped.
+    pub fn start(settings: SchedulerSettings) -> io::Result<Self> {
+        Self::start_by(settings, |number, shared| {
+            let name = format!("worker-{number}");
+            std::thread::Builder::new().name(name).spawn(move || work(&shared, number))
+        })
+    }
+
+    fn start_by(
+        settings: SchedulerSettings,
+        spawn: impl Fn(usize, Arc<Shared>) -> io::Result<JoinHandle<()>>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
+                stopping: false,
                 queue: Queue::new(),
                 admitted: HashMap::new(),
                 next_lane: 0,
                 gauges: Gauges { budget: settings.budget, ..Gauges::default() },
+                pace: Pace::default(),
+                shares: HashMap::new(),
             }),
             wake: Condvar::new(),
-            stopping: AtomicBool::new(false),
             settings,
         });
-        let threads = (0..settings.workers.max(1))
-            .filter_map(|number| {
-                let shared = shared.clone();
-                let name = format!("worker-{number}");
-                std::thread::Builder::new().name(name).spawn(move || work(&shared, number)).ok()
-            })
-            .collect();
-        Self { shared, threads }
+        let mut scheduler = Self { shared, threads: Vec::new() };
+        for number in 0..settings.workers.max(1) {
+            scheduler.threads.push(spawn(number, scheduler.shared.clone())?);
+        }
+        Ok(scheduler)
     }
 
     /// Admits a request of the given cost (see [`ProgramKind::cost`] times tokens), or says when to come
-    /// back.
+    /// back: what is admitted should end in time. Who is alone is always tried.
     ///
     /// # Errors
-    /// [`Busy`] when the admitted cost would pass the budget.
+    /// [`Busy`] when the admitted cost would pass the budget, or when at the measured rate the request would pass its
+    /// deadline because of those inside, or one of those because of the request.
     pub fn admit(&self, cost: u64, deadline: Instant, cancel: Cancel) -> Result<Lane, Busy> {
+        self.admit_kind(None, cost, deadline, cancel)
+    }
+
+    /// Admits a request that takes this cost at the most. What others of its `kind` took of theirs says how much
+    /// it is likely to be.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub fn admit_bound(
+        &self,
+        kind: &'static str,
+        cost: u64,
+        deadline: Instant,
+        cancel: Cancel,
+    ) -> Result<Lane, Busy> {
+        self.admit_kind(Some(kind), cost, deadline, cancel)
+    }
+
+    fn admit_kind(
+        &self,
+        kind: Option<&'static str>,
+        price: u64,
+        deadline: Instant,
+        cancel: Cancel,
+    ) -> Result<Lane, Busy> {
         let mut state = self.shared.lock();
-        let taken = state.gauges.cost;
-        if taken > 0 && taken + cost > self.shared.settings.budget {
-            let over = (taken + cost - self.shared.settings.budget).min(taken);
-            return Err(Busy { retry_after: state.time_for(over) });
+        let newcomer = Admitted { cost: price, price, kind, deadline };
+        if let Some(retry_after) = state.wait_for(&newcomer, self.shared.settings) {
+            return Err(Busy { retry_after });
         }
         let lane = state.next_lane;
         state.next_lane += 1;
-        state.gauges.cost += cost;
-        state.admitted.insert(lane, Admitted { cost, deadline });
+        state.gauges.cost += price;
+        state.admitted.insert(lane, newcomer);
         Ok(Lane::new(self.shared.clone(), lane, deadline, cancel))
     }
 
@@ -155,23 +182,69 @@ impl Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.lock().stopping = true;
         self.shared.wake.notify_all();
-        for thread in self.threads.drain(..) {
-            // A worker catches its panics; there is nothing to learn from a join that fails.
-            let _ = thread.join();
+        part(&self.threads, PATIENCE);
+    }
+}
+
+/// Waits for threads to end. One that is inside a pass cannot be interrupted and is left to itself.
+fn part(threads: &[JoinHandle<()>], patience: Duration) {
+    let until = Instant::now() + patience;
+    while !threads.iter().all(JoinHandle::is_finished) {
+        if Instant::now() >= until {
+            warn!("a worker is still inside a pass, and is left behind");
+            return;
         }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
 impl State {
+    /// How long a newcomer has to wait until it can be let in; `None` if it need not.
+    fn wait_for(&self, newcomer: &Admitted, settings: SchedulerSettings) -> Option<Duration> {
+        let (taken, now) = (self.gauges.cost, Instant::now());
+        let over = (taken + newcomer.cost).saturating_sub(settings.budget).min(taken);
+        let for_budget = (over > 0).then(|| self.time_for(over, now));
+        // Before anything was measured there is nothing to foresee.
+        if self.gauges.rate == 0.0 {
+            return for_budget;
+        }
+        let claims = self.admitted.values().map(|it| self.claim(it, now)).collect();
+        let forecast = Forecast::new(self.gauges.rate, settings.chunk_tokens as f64, claims);
+        let newcomer = self.claim(newcomer, now);
+        let for_time =
+            (!forecast.has_room(newcomer)).then(|| Duration::from_secs(forecast.room_in(newcomer)));
+        for_budget.max(for_time)
+    }
+
     /// How long `cost` takes at the measured rate, or until every lane has ended; between 1 and 60 seconds.
-    fn time_for(&self, cost: u64) -> Duration {
+    fn time_for(&self, cost: u64, now: Instant) -> Duration {
         let rate = self.gauges.rate;
         let seconds = if rate > 0.0 { cost as f64 / rate } else { 1.0 };
         let last = self.admitted.values().map(|it| it.deadline).max();
-        let left = last.map_or(0.0, |it| it.saturating_duration_since(Instant::now()).as_secs_f64());
+        let left = last.map_or(0.0, |it| it.saturating_duration_since(now).as_secs_f64());
         Duration::from_secs_f64(seconds.min(left).clamp(1.0, 60.0))
+    }
+
+    /// What a lane is expected to take yet: the share of its price that its kind takes, or, beyond that, the price.
+    fn claim(&self, lane: &Admitted, now: Instant) -> Claim {
+        let share = lane.kind.and_then(|it| self.shares.get(it)).copied().unwrap_or(1.0);
+        let rest = share * lane.price as f64 - (lane.price - lane.cost) as f64;
+        let work = if rest > 0.0 { rest } else { lane.cost as f64 };
+        Claim { work, left: lane.deadline.saturating_duration_since(now).as_secs_f64() }
+    }
+
+    /// Learns what a lane has taken of its price. One that was stopped might have taken more.
+    fn learn(&mut self, lane: &Admitted, finished: bool) {
+        let Some(kind) = lane.kind.filter(|_| lane.price > lane.cost) else { return };
+        let taken = (lane.price - lane.cost) as f64 / lane.price as f64;
+        let share = self.shares.entry(kind).or_insert(1.0);
+        if taken >= *share {
+            *share = taken;
+        } else if finished {
+            *share += FORGETTING * (taken - *share);
+        }
     }
 
     /// Gives back what rows of a lane have held.
@@ -211,11 +284,13 @@ impl Shared {
     }
 
     /// Ends a lane: its admitted cost is free again.
-    pub(super) fn release(&self, lane: u64) {
+    pub(super) fn release(&self, lane: u64, finished: bool) {
         let mut state = self.lock();
         let waiting = state.queue.remove(lane);
-        state.give_back(lane, u64::MAX);
-        state.admitted.remove(&lane);
+        if let Some(admitted) = state.admitted.remove(&lane) {
+            state.gauges.cost -= admitted.cost;
+            state.learn(&admitted, finished);
+        }
         drop(state);
         drop(waiting);
     }
@@ -223,7 +298,7 @@ impl Shared {
     fn next(&self) -> Option<(u64, Chunk)> {
         let mut state = self.lock();
         loop {
-            if self.stopping.load(Ordering::Acquire) {
+            if state.stopping {
                 return None;
             }
             if let Some((lane, mut chunk)) = state.queue.pop() {
@@ -241,12 +316,13 @@ impl Shared {
     fn count(&self, lane: u64, chunk: &Chunk, computed: Duration, failed: bool) {
         let mut state = self.lock();
         state.give_back(lane, chunk.own_tokens() * chunk.program.kind.cost());
-        let workers = self.settings.workers as f64;
-        let gauges = &mut state.gauges;
         if failed {
-            gauges.failures += 1;
+            state.gauges.failures += 1;
             return;
         }
+        let pace = state.pace.after(chunk.own_tokens() * chunk.program.kind.cost(), computed);
+        let gauges = &mut state.gauges;
+        gauges.rate = self.settings.workers as f64 * pace;
         let rows = chunk.rows.len() as u64;
         gauges.rows += rows;
         if chunk.program.kind == ProgramKind::Gradient {
@@ -254,43 +330,17 @@ impl Shared {
         }
         gauges.tokens += chunk.tokens();
         gauges.padding += chunk.tokens() - chunk.own_tokens();
-        let rate = workers * chunk.cost() as f64 / computed.as_secs_f64().max(1e-6);
-        gauges.rate = if gauges.rate == 0.0 { rate } else { 0.9 * gauges.rate + 0.1 * rate };
     }
 }
 
-impl Chunk {
-    /// Keeps the first rows that fit into `tokens`, at least one, and gives the rest, if there is one.
-    fn split(&mut self, tokens: usize) -> Option<Self> {
-        let longest = self.rows.iter().map(Row::len).max().unwrap_or(0);
-        let keep = (tokens / longest.max(1)).max(1);
-        if keep >= self.rows.len() {
-            return None;
-        }
-        Some(Self {
-            program: self.program.clone(),
-            rows: self.rows.split_off(keep),
-            places: self.places.split_off(keep),
-            cancel: self.cancel.clone(),
-            deadline: self.deadline,
-            submitted: self.submitted,
-            reply: self.reply.clone(),
-        })
-    }
-
-    /// Computed tokens, padding included.
-    fn tokens(&self) -> u64 {
-        let longest = self.rows.iter().map(Row::len).max().unwrap_or(0);
-        (longest * self.rows.len()) as u64
-    }
-
-    /// Tokens of the rows themselves, which is what the lane was admitted for.
-    fn own_tokens(&self) -> u64 {
-        self.rows.iter().map(|it| it.len() as u64).sum()
-    }
-
-    fn cost(&self) -> u64 {
-        self.tokens() * self.program.kind.cost()
+impl Pace {
+    /// Cost a second of one worker, with another chunk.
+    fn after(&mut self, cost: u64, computed: Duration) -> f64 {
+        let seconds = computed.as_secs_f64().max(1e-6);
+        let kept = (-seconds / MEMORY).exp();
+        self.cost = kept * self.cost + cost as f64;
+        self.seconds = kept * self.seconds + seconds;
+        self.cost / self.seconds
     }
 }
 
@@ -315,5 +365,108 @@ fn work(shared: &Shared, number: usize) {
         let Chunk { places, reply, .. } = chunk;
         // The lane may have gone: then nobody wants the answer.
         let _ = reply.send(Served { places, outcome, waited, computed: started.elapsed(), tokens });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    const SETTINGS: SchedulerSettings = SchedulerSettings { workers: 2, chunk_tokens: 10, budget: 1_000_000 };
+
+    /// A scheduler that has measured a rate, 100 a second, and runs nothing.
+    fn measured() -> Scheduler {
+        let scheduler = Scheduler::start(SETTINGS).expect("workers");
+        scheduler.shared.lock().gauges.rate = 100.0;
+        scheduler
+    }
+
+    fn within(seconds: u64) -> Instant {
+        Instant::now() + Duration::from_secs(seconds)
+    }
+
+    /// How many requests of this cost are let in side by side, and what the next one hears.
+    fn let_in(scheduler: &Scheduler, admit: impl Fn() -> Result<Lane, Busy>) -> (usize, Busy) {
+        let mut lanes = Vec::new();
+        loop {
+            match admit() {
+                Ok(lane) => lanes.push(lane),
+                Err(busy) => return (scheduler.gauges().lanes, busy),
+            }
+            assert!(lanes.len() < 1000, "everybody is let in");
+        }
+    }
+
+    #[test]
+    fn as_many_are_let_in_as_end_in_time() {
+        let scheduler = measured();
+        let (inside, busy) = let_in(&scheduler, || scheduler.admit(100, within(10), Cancel::default()));
+        // 100 a second for the planned 8 of 10 seconds, less the moments that the test itself takes.
+        assert!((7..=8).contains(&inside), "{inside}");
+        assert!((1..=5).contains(&busy.retry_after.as_secs()), "{busy:?}");
+        assert_eq!(scheduler.gauges().lanes, 0);
+    }
+
+    #[test]
+    fn before_anything_was_measured_the_budget_alone_decides() {
+        let scheduler = Scheduler::start(SETTINGS).expect("workers");
+        let (inside, _) = let_in(&scheduler, || scheduler.admit(10_000, within(1), Cancel::default()));
+        assert_eq!(inside, 100);
+    }
+
+    #[test]
+    fn a_bound_is_weighed_by_what_others_of_its_kind_took() {
+        let scheduler = measured();
+        let admit = || scheduler.admit_bound("anchors", 900, within(10), Cancel::default());
+        assert_eq!(let_in(&scheduler, admit).0, 1, "alone; two would take 18 seconds");
+        for _ in 0..20 {
+            let lane = admit().expect("it is alone");
+            scheduler.shared.lock().give_back(lane.id(), 90);
+        }
+        assert!((6..=8).contains(&let_in(&scheduler, admit).0), "each is likely to take a tenth");
+        let lane = admit().expect("it is alone");
+        scheduler.shared.lock().give_back(lane.id(), 810);
+        drop(lane);
+        assert_eq!(let_in(&scheduler, admit).0, 1, "one that took more is believed at once");
+    }
+
+    #[test]
+    fn the_rate_is_cost_over_time_whatever_the_size_of_chunks() {
+        let mut pace = Pace::default();
+        pace.after(100, Duration::from_millis(100));
+        let rate = (0..5).map(|_| pace.after(1, Duration::from_millis(2))).last().expect("five");
+        assert!((900.0..1000.0).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn a_scheduler_that_is_dropped_at_once_ends_at_once() {
+        for _ in 0..200 {
+            let scheduler = Scheduler::start(SETTINGS).expect("workers");
+            let dropped = Instant::now();
+            drop(scheduler);
+            assert!(dropped.elapsed() < PATIENCE, "a worker slept through its end");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_does_not_come_back_keeps_nobody() {
+        let (release, held) = channel::<()>();
+        let stuck = std::thread::spawn(move || {
+            // An error says that the other end is gone, which is as good.
+            let _ = held.recv();
+        });
+        part(&[stuck], Duration::from_millis(20));
+        drop(release);
+    }
+
+    #[test]
+    fn a_thread_that_is_refused_is_an_error() {
+        let started = Scheduler::start_by(SETTINGS, |number, shared| match number {
+            0 => Ok(std::thread::spawn(move || work(&shared, number))),
+            _ => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+        });
+        assert!(started.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
     }
 }

@@ -19,7 +19,8 @@ struct Rows {
 fn stopped(deadline: Duration, stop: impl Fn(&Cancel) + Sync) -> (Stop, Rows) {
     let model = bundled().models.find(None).expect("the bundled model is there");
     let scheduler =
-        Scheduler::start(SchedulerSettings { workers: WORKERS, chunk_tokens: CHUNK, budget: u64::MAX });
+        Scheduler::start(SchedulerSettings { workers: WORKERS, chunk_tokens: CHUNK, budget: u64::MAX })
+            .expect("workers");
     let cancel = Cancel::default();
     let deadline = Instant::now() + deadline;
     let lane = scheduler.admit(1, deadline, cancel.clone()).expect("nothing else was admitted");
@@ -73,7 +74,7 @@ fn rows(count: u32) -> Vec<Row> {
 
 /// A scheduler of its own with room for `budget`.
 fn scheduler(budget: u64) -> Scheduler {
-    Scheduler::start(SchedulerSettings { workers: WORKERS, chunk_tokens: CHUNK, budget })
+    Scheduler::start(SchedulerSettings { workers: WORKERS, chunk_tokens: CHUNK, budget }).expect("workers")
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub const BATCHES: [&str; 3] = ["", "b1_", "b4_"];
 /// A lane of a scheduler of its own.
 pub fn with_lane<T>(ask: impl FnOnce(&Lane) -> T) -> T {
     let settings = SchedulerSettings { workers: WORKERS, chunk_tokens: 512, budget: u64::MAX / 2 };
-    let scheduler = Scheduler::start(settings);
+    let scheduler = Scheduler::start(settings).expect("workers");
     let deadline = Instant::now() + Duration::from_secs(60);
     ask(&scheduler.admit(1, deadline, Cancel::default()).expect("an empty queue"))
 }

@@ -94,7 +94,7 @@ fn house(model: Model) -> House {
     let mut models = Shelf::default();
     models.put("tiny", Entry::Ready(model.into()));
     let settings = SchedulerSettings { workers: WORKERS, chunk_tokens: 512, budget: u64::MAX / 2 };
-    House { models, scheduler: Scheduler::start(settings), limits: Limits::default() }
+    House { models, scheduler: Scheduler::start(settings).expect("workers"), limits: Limits::default() }
 }
 
 fn ask(house: &House, slug: &str, body: Value) -> Result<ExplainAnswer, ExplainError> {

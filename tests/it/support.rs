@@ -22,7 +22,12 @@ pub fn house(name: &str, folder: &Path) -> House {
     let mut models = Shelf::default();
     models.put(name, Entry::Ready(model.into()));
     let settings = SchedulerSettings { workers: WORKERS, chunk_tokens: 512, budget: u64::MAX / 2 };
-    House { models, scheduler: Scheduler::start(settings), limits: Limits::default() }
+    // The tests share the workers, and none is to hear that there is no room.
+    House {
+        models,
+        scheduler: Scheduler::start(settings).expect("workers"),
+        limits: Limits { default_timeout_ms: 60_000, ..Limits::default() },
+    }
 }
 
 /// The house with the bundled sentiment model, opened once.

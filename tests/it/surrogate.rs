@@ -308,7 +308,8 @@ fn threads_and_batches_change_nothing_and_the_generator_is_named() {
     let mut models = Shelf::default();
     models.put("sst2", Entry::Ready(model.into()));
     let scheduler =
-        Scheduler::start(SchedulerSettings { workers: 1, chunk_tokens: 70, budget: u64::MAX / 2 });
+        Scheduler::start(SchedulerSettings { workers: 1, chunk_tokens: 70, budget: u64::MAX / 2 })
+            .expect("workers");
     let small = House { models, scheduler, limits: Limits::default() };
     for slug in FAMILY.into_iter().filter(|&it| it != "exact-shap") {
         let body = || {

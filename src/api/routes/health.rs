@@ -43,10 +43,7 @@ pub async fn ready(State(door): State<Door>) -> Result<Json<Health>, Problem> {
     (status = 503, description = "Starting", body = ProblemBody, content_type = "application/problem+json",
         headers(("retry-after" = u64, description = "Seconds to wait")))))]
 pub async fn started(State(door): State<Door>) -> Result<Json<Health>, Problem> {
-    match door.life.phase() {
-        Phase::Starting => Err(Problem::new(Kind::Starting, "models are being opened")),
-        Phase::Ready | Phase::Leaving | Phase::Refusing => Ok(OK),
-    }
+    door.house().map(|_| OK)
 }
 
 /// The same as /readyz, under the name that many load balancers know

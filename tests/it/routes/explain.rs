@@ -384,3 +384,44 @@ async fn targets_and_inputs_are_looked_at_together() {
     let told = Service::bundled().post("/predict", body).await.refusal();
     assert!(told.contains("\n  /inputs/0: ") && told.contains("\n  /inputs/2: "), "{told}");
 }
+
+/// One round of more requests at once than can be done in time: how many were answered, refused, and late.
+async fn overload(service: &Service) -> [usize; 3] {
+    let body = |timeout_ms: u128| json!({ "inputs": "good ".repeat(60), "timeout_ms": timeout_ms as u64 });
+    let started = std::time::Instant::now();
+    service.post(PATH, body(60_000)).await.good();
+    let together = 6 * started.elapsed();
+    let asked: Vec<_> = (0..24)
+        .map(|_| {
+            let (service, body) = (service.clone(), body(together.as_millis()));
+            tokio::spawn(async move { service.post(PATH, body).await })
+        })
+        .collect();
+    let mut counts = [0; 3];
+    for answer in asked {
+        let answer = answer.await.unwrap();
+        let place = match answer.status.as_u16() {
+            200 => 0,
+            429 => 1,
+            504 => 2,
+            other => panic!("{other}"),
+        };
+        assert!(place != 1 || answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+        counts[place] += 1;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn what_is_admitted_under_overload_is_answered() {
+    let service = Service::with(&[]);
+    // The machine may become slower in the middle of a round, so that the rate that was measured no longer holds.
+    for _ in 0..4 {
+        let [answered, refused, late] = overload(&service).await;
+        if answered > 1 && refused > 1 && late == 0 {
+            return;
+        }
+        eprintln!("{answered} answered, {refused} refused, {late} late");
+    }
+    panic!("admitted requests were late in every round");
+}
