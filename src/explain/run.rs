@@ -1,7 +1,7 @@
 //! The path of every explanation: check, price, admit, run, wrap.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     model::{
-        Labels, Model, Output,
+        Labels, Model, Output, ScoreError,
         text::{Encoded, Feature, Granularity, Span, features},
     },
     runtime::{Cancel, Lane, ProgramKind, Row},
@@ -80,6 +80,7 @@ pub fn explain_within(
     let inputs = misfits.keep(read_inputs(limits, &model, request))?;
     let (targets, inputs) = misfits.both(targets, inputs)?;
     let tokenized = arrival.at.elapsed();
+    let told = AtomicU64::new(0);
     let subjects: Vec<Subject<'_>> = inputs
         .iter()
         .map(|read| Subject {
@@ -93,6 +94,7 @@ pub fn explain_within(
             caps: caps(limits),
             most_passes: limits.max_passes,
             longest: read.encoded.tokens.len().into(),
+            told: &told,
         })
         .collect();
     let bill = priced(limits, &*plan, &subjects)?;
@@ -268,9 +270,10 @@ fn result(read: &Read<'_>, case: &Case<'_>, findings: Vec<Finding>) -> Result<In
         .into_iter()
         .zip(case.targets.iter().zip(served))
         .map(|(finding, (&index, value))| {
+            check_finite(&finding)?;
             let mut evidence = finding.evidence;
             evidence.insert("parity".to_owned(), json!(finding.value - value));
-            Explanation {
+            Ok(Explanation {
                 target: Target { label: labels.names()[index].clone(), index },
                 output: case.subject.output,
                 value,
@@ -278,9 +281,9 @@ fn result(read: &Read<'_>, case: &Case<'_>, findings: Vec<Finding>) -> Result<In
                 attributions: finding.attributions,
                 evidence,
                 details: finding.details,
-            }
+            })
         })
-        .collect();
+        .collect::<Result<_, ExplainError>>()?;
     Ok(InputResult {
         id: read.input.id().map(str::to_owned),
         prediction: prediction(labels, &case.logits)?,
@@ -288,6 +291,17 @@ fn result(read: &Read<'_>, case: &Case<'_>, findings: Vec<Finding>) -> Result<In
         truncated: read.encoded.truncated.is_some(),
         truncation: read.encoded.truncated.as_ref().map(|it| json!(it)),
     })
+}
+
+/// A finite logit may have a slope, or a way from its baseline, that is not.
+fn check_finite(finding: &Finding) -> Result<(), ScoreError> {
+    let scores = finding.attributions.iter().map(|it| ("an attribution", it.score));
+    let base = finding.base_value.map(|it| ("the base value", it));
+    let mut all = std::iter::once(("the explained score", finding.value)).chain(base).chain(scores);
+    match all.find(|(_, value)| !value.is_finite()) {
+        Some((what, value)) => Err(ScoreError::NotANumber { what, value }),
+        None => Ok(()),
+    }
 }
 
 fn usage(lane: &Lane, memo: &Memo, bill: Bill) -> Usage {
@@ -308,4 +322,30 @@ fn timing(arrival: &Arrival, tokenized: Duration, started: Instant, lane: &Lane)
     let forward = started.elapsed().saturating_sub(queue);
     let reduce = arrival.at.elapsed().saturating_sub(tokenized + queue + forward);
     Timing { tokenize: tokenized, queue, forward, reduce }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::Attribution;
+
+    fn finding(value: f64, base_value: Option<f64>, score: f64) -> Finding {
+        let text = "film".to_owned();
+        let attribution =
+            Attribution { text, start: 0, end: 4, score, standard_error: None, segment: 0, special: false };
+        let attributions = vec![attribution];
+        Finding { value, base_value, attributions, evidence: serde_json::Map::new(), details: None }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_no_answer() {
+        assert_eq!(check_finite(&finding(1.0, Some(0.0), -1.0)), Ok(()));
+        assert_eq!(check_finite(&finding(1.0, None, -1.0)), Ok(()));
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let broken = [finding(bad, None, 1.0), finding(1.0, Some(bad), 1.0), finding(1.0, None, bad)];
+            let words = broken.map(|it| check_finite(&it).unwrap_err().to_string());
+            let named = ["the explained score", "the base value", "an attribution"];
+            assert_eq!(words, named.map(|it| format!("{it} came out as {bad}")));
+        }
+    }
 }
