@@ -115,6 +115,7 @@ fn measure(
                 pointer: "",
                 caps: CAPS,
                 most_passes: u64::MAX,
+                told: &Default::default(),
                 longest: encoded.tokens.len().into(),
             },
             row: encoded.row(),

@@ -41,12 +41,21 @@ pub struct Subject<'a> {
     pub most_passes: u64,
     /// Tokens of the longest row that the input is priced by.
     pub longest: AtomicUsize,
+    /// Numbers that the request's inputs so far will tell beside their attributions.
+    pub told: &'a AtomicU64,
 }
 
 impl Subject<'_> {
     /// Notes that a method builds rows of so many tokens: more than the input's own have their price.
     pub fn lengthen(&self, tokens: usize) {
         self.longest.fetch_max(tokens, Ordering::Relaxed);
+    }
+
+    /// Notes that the details of each of the input's targets will hold so many numbers; gives what the request's
+    /// inputs will tell together, this one and those priced before it.
+    pub fn tell(&self, numbers: u64) -> u64 {
+        let numbers = numbers.saturating_mul(self.targets as u64);
+        self.told.fetch_add(numbers, Ordering::Relaxed).saturating_add(numbers)
     }
 }
 

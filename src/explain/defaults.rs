@@ -1,5 +1,7 @@
 //! Where it is found out whether a method works on a model as it stands.
 
+use std::sync::atomic::AtomicU64;
+
 use serde_json::Map;
 
 use super::{ExplainError, Limits, Method, Misfit, Subject, reading::caps};
@@ -21,6 +23,7 @@ pub fn works_by_default(method: &dyn Method, model: &Model) -> Result<(), Unavai
     let limits = Limits::default();
     let Ok(encoded) = model.tokenizer.encode(TEXT, None, true, caps(&limits)) else { return Ok(()) };
     let Ok(features) = features(&encoded, &Granularity::Word) else { return Ok(()) };
+    let told = AtomicU64::new(0);
     let subject = Subject {
         model,
         encoded: &encoded,
@@ -32,6 +35,7 @@ pub fn works_by_default(method: &dyn Method, model: &Model) -> Result<(), Unavai
         caps: caps(&limits),
         most_passes: limits.max_passes,
         longest: encoded.tokens.len().into(),
+        told: &told,
     };
     match plan.price(&subject) {
         Err(ExplainError::Misfits(misfits)) => misfits.iter().find_map(of_parameter).map_or(Ok(()), Err),

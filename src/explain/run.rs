@@ -2,7 +2,7 @@
 
 use std::{
     panic::resume_unwind,
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     model::{
-        Labels, Model, Need, Output, Unavailable,
+        Labels, Model, Need, Output, ScoreError, Unavailable,
         text::{Encoded, Feature, Granularity, Span, features},
     },
     runtime::{Cancel, Lane, ProgramKind, Row},
@@ -81,6 +81,7 @@ pub fn explain_within(
     let inputs = misfits.keep(read_inputs(limits, &model, request))?;
     let (targets, inputs) = misfits.both(targets, inputs)?;
     let tokenized = arrival.at.elapsed();
+    let told = AtomicU64::new(0);
     let subjects: Vec<Subject<'_>> = inputs
         .iter()
         .map(|read| Subject {
@@ -94,6 +95,7 @@ pub fn explain_within(
             caps: caps(limits),
             most_passes: limits.max_passes,
             longest: read.encoded.tokens.len().into(),
+            told: &told,
         })
         .collect();
     let bill = priced(limits, &*plan, &subjects)?;
@@ -283,9 +285,10 @@ fn result(read: &Read<'_>, case: &Case<'_>, findings: Vec<Finding>) -> Result<In
         .into_iter()
         .zip(case.targets.iter().zip(served))
         .map(|(finding, (&index, value))| {
+            check_finite(&finding)?;
             let mut evidence = finding.evidence;
             evidence.insert("parity".to_owned(), json!(finding.value - value));
-            Explanation {
+            Ok(Explanation {
                 target: Target { label: labels.names()[index].clone(), index },
                 output: case.subject.output,
                 value,
@@ -293,9 +296,9 @@ fn result(read: &Read<'_>, case: &Case<'_>, findings: Vec<Finding>) -> Result<In
                 attributions: finding.attributions,
                 evidence,
                 details: finding.details,
-            }
+            })
         })
-        .collect();
+        .collect::<Result<_, ExplainError>>()?;
     Ok(InputResult {
         id: read.input.id().map(str::to_owned),
         prediction: prediction(labels, &case.logits)?,
@@ -321,6 +324,17 @@ fn holds(read: &Read<'_>, case: &Case<'_>, result: &InputResult) -> Result<(), U
     if worst > most { Err(Unavailable::not_for_this_text(&read.pointer, worst)) } else { Ok(()) }
 }
 
+/// A finite logit may have a slope, or a way from its baseline, that is not.
+fn check_finite(finding: &Finding) -> Result<(), ScoreError> {
+    let scores = finding.attributions.iter().map(|it| ("an attribution", it.score));
+    let base = finding.base_value.map(|it| ("the base value", it));
+    let mut all = std::iter::once(("the explained score", finding.value)).chain(base).chain(scores);
+    match all.find(|(_, value)| !value.is_finite()) {
+        Some((what, value)) => Err(ScoreError::NotANumber { what, value }),
+        None => Ok(()),
+    }
+}
+
 fn usage(lane: &Lane, memo: &Memo, bill: Bill) -> Usage {
     let spent = lane.spent();
     Usage {
@@ -344,6 +358,7 @@ fn timing(arrival: &Arrival, tokenized: Duration, started: Instant, lane: &Lane)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::explain::Attribution;
 
     #[test]
     fn a_panic_beside_others_is_a_panic_too() {
@@ -355,5 +370,25 @@ mod tests {
         let caught = std::panic::catch_unwind(|| side_by_side(&[1, 3, 2], work).ok());
         let words = caught.expect_err("it panics");
         assert_eq!(words.downcast_ref::<&str>(), Some(&"three"));
+    }
+
+    fn finding(value: f64, base_value: Option<f64>, score: f64) -> Finding {
+        let text = "film".to_owned();
+        let attribution =
+            Attribution { text, start: 0, end: 4, score, standard_error: None, segment: 0, special: false };
+        let attributions = vec![attribution];
+        Finding { value, base_value, attributions, evidence: serde_json::Map::new(), details: None }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_no_answer() {
+        assert_eq!(check_finite(&finding(1.0, Some(0.0), -1.0)), Ok(()));
+        assert_eq!(check_finite(&finding(1.0, None, -1.0)), Ok(()));
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let broken = [finding(bad, None, 1.0), finding(1.0, Some(bad), 1.0), finding(1.0, None, bad)];
+            let words = broken.map(|it| check_finite(&it).unwrap_err().to_string());
+            let named = ["the explained score", "the base value", "an attribution"];
+            assert_eq!(words, named.map(|it| format!("{it} came out as {bad}")));
+        }
     }
 }

@@ -87,6 +87,14 @@ pub enum ScoreError {
         /// What the model returned.
         value: f32,
     },
+    /// What follows from the model's answers is a NaN or an infinity.
+    #[error("{what} came out as {value}")]
+    NotANumber {
+        /// Which number.
+        what: &'static str,
+        /// What it came out as.
+        value: f64,
+    },
     /// The row of logits is not as long as the list of labels.
     #[error("the model returned {found} logits for {expected} labels")]
     Width {

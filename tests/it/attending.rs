@@ -14,7 +14,7 @@ use crate::arrays::Arrays;
 use crate::models::all;
 use crate::reference::{gap, references, with_lane};
 use crate::service::{REVIEW, Service};
-use crate::support::{house, open_settings};
+use crate::support::{bundled, house, open_settings};
 
 /// How far probabilities may be off.
 const TOLERANCE: f64 = 1e-3;
@@ -188,6 +188,28 @@ async fn the_scores_of_attention_are_a_row_of_probabilities() {
     let head = &explanation["details"]["layers"][0]["heads"][0];
     assert_eq!((&head["head"], head["rows"].as_array().map(Vec::len)), (&json!(5), Some(11)));
     assert_eq!(explanation["evidence"]["read_position"], 0);
+}
+
+#[test]
+fn the_matrices_of_a_whole_request_have_one_limit() {
+    // 3 layers of 12 heads over 60 tokens, the two special ones among them: 129 600 numbers an input and target.
+    let text = vec!["film"; 58].join(" ");
+    let ask = |inputs: usize, target: &str| {
+        let body = json!({
+            "inputs": vec![&text; inputs], "target": target, "parameters": { "matrices": true },
+            "timeout_ms": 60_000,
+        });
+        let request: ExplainRequest = serde_json::from_value(body).expect("a well-formed request");
+        let arrival = Arrival { id: "matrices".into(), at: Instant::now(), cancel: Cancel::default() };
+        explain(bundled(), registry::find("attention").expect("a listed method"), &request, &arrival)
+    };
+    let answer = ask(3, "predicted").expect("an answer");
+    assert!(answer.results.iter().all(|it| it.explanations[0].details.is_some()));
+    for (inputs, target) in [(4, "predicted"), (2, "all")] {
+        let Err(ExplainError::Misfits(found)) = ask(inputs, target) else { panic!("{inputs} {target}") };
+        assert_eq!(found[0].pointer, "/parameters/matrices");
+        assert_eq!(found[0].limit.map(|it| (it.name, it.value)), Some(("matrices", 500_000)));
+    }
 }
 
 #[tokio::test]

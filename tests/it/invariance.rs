@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use explaind::compile::graph::{Graph, Node, Tensor, Value};
 use explaind::compile::{no_external, read, write};
-use explaind::explain::{Arrival, ExplainAnswer, ExplainRequest, House, explain, registry};
+use explaind::explain::{Arrival, ExplainAnswer, ExplainError, ExplainRequest, House, explain, registry};
 use explaind::runtime::Cancel;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -234,4 +234,25 @@ fn refined_integrated_gradients_are_those_of_the_last_round() {
             assert!((refined - alone).abs() <= 1e-4, "{rule}, {steps} points: {refined} and {alone}");
         }
     }
+}
+
+#[test]
+fn a_kind_of_baseline_counts_once_and_the_list_has_a_limit() {
+    let text = ["A warm film.".to_owned()];
+    let asked = |baselines: &[&str]| json!({ "baselines": baselines, "samples": 6, "draws": 2 });
+    let once = ask(bundled(), "gradient-shap", &text, &asked(&["random", "zero"]));
+    let twice = ask(bundled(), "gradient-shap", &text, &asked(&["random", "zero", "random", "zero"]));
+    assert_eq!(once.usage.priced_passes, twice.usage.priced_passes);
+    for (once, twice) in scores(&once).into_iter().zip(scores(&twice)) {
+        assert!((once - twice).abs() <= 1e-6 * once.abs().max(1.0), "{once} and {twice}");
+    }
+    let body = json!({ "inputs": text, "parameters": asked(&["random"; 7]) });
+    let request: ExplainRequest = serde_json::from_value(body).expect("a well-formed request");
+    let arrival = Arrival { id: "law".into(), at: Instant::now(), cancel: Cancel::default() };
+    let method = registry::find("gradient-shap").expect("a listed method");
+    let Err(ExplainError::Misfits(found)) = explain(bundled(), method, &request, &arrival) else {
+        panic!("not refused");
+    };
+    assert_eq!(found[0].pointer, "/parameters/baselines");
+    assert_eq!(found[0].limit.map(|it| (it.name, it.value)), Some(("baselines", 6)));
 }

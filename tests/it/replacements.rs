@@ -73,10 +73,14 @@ fn classifier() -> tempfile::TempDir {
 }
 
 fn companion(tokens: &[&str]) -> tempfile::TempDir {
+    companion_with(tokens, &TASTE)
+}
+
+fn companion_with(tokens: &[&str], taste: &[[f32; 6]; 6]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let graph = "e = Gather(table, input_ids: int64[b, s]); m = ReduceMean(e) {axes: [1], keepdims: 1}; \
                  logits = Add(e, m)";
-    write(folder.path(), tokens, graph, TASTE.as_flattened(), 6);
+    write(folder.path(), tokens, graph, taste.as_flattened(), 6);
     folder
 }
 
@@ -220,6 +224,19 @@ fn a_model_without_a_companion_says_what_is_missing() {
             assert!(missing.advice.contains("--fill-mask"), "{missing:?}");
         }
         other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn a_companion_that_answers_with_nan_has_failed() {
+    let mut taste = TASTE;
+    taste[MASK][APE] = f32::NAN;
+    let mut model = model();
+    model.accompany(companion_with(&TOKENS, &taste).path(), &open_settings()).expect("a companion");
+    let body = json!({ "inputs": "ape bee", "parameters": { "operation": "mlm" } });
+    match ask(&house(model), "leave-one-out", body) {
+        Err(ExplainError::Score(error)) => assert!(error.to_string().contains("NaN"), "{error}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -46,7 +46,8 @@ pub struct Attention {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub head: Option<usize>,
-    /// Tell the probabilities of every pair of tokens in the details, head by head: tokens² numbers for each.
+    /// Tell the probabilities of every pair of tokens in the details, head by head: tokens² numbers for each, and
+    /// again for each target. One answer holds at most 500 000 of them.
     #[schema(default = false)]
     pub matrices: bool,
 }
@@ -73,19 +74,20 @@ fn price(parameters: &Attention, subject: &Subject<'_>) -> Result<Price, Explain
     if parameters.matrices {
         let chosen = parameters.layer.map_or(&heads[..], |layer| &heads[layer..=layer]);
         let count: usize = chosen.iter().map(|&it| if parameters.head.is_some() { 1 } else { it }).sum();
-        let numbers = count * subject.encoded.tokens.len().pow(2);
+        let numbers = subject.tell((count * subject.encoded.tokens.len().pow(2)) as u64);
         if numbers > MOST_NUMBERS {
             let detail = format!(
-                "would tell {numbers} numbers, and at most {MOST_NUMBERS} are told; choose a layer or a head"
+                "would tell {numbers} numbers or more, and at most {MOST_NUMBERS} are told in one answer; choose a \
+                 layer or a head, or ask for fewer inputs and targets"
             );
-            return refuse("matrices", detail);
+            return Err(Misfit::over("/parameters/matrices", detail, "matrices", MOST_NUMBERS).into());
         }
     }
     Ok(Price { forward: 1, gradient: 0 })
 }
 
-/// The most probabilities that one input's answer holds.
-const MOST_NUMBERS: usize = 1_000_000;
+/// The most probabilities that one answer holds, all inputs and targets together: some 10 MB of JSON.
+const MOST_NUMBERS: u64 = 500_000;
 
 /// `score(token) = A[read position, token]`, of one head or the mean over heads and layers.
 fn run(parameters: &Attention, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {

@@ -202,6 +202,29 @@ impl<F: FnMut(&Coalition) -> f64> Game for Function<F> {
     }
 }
 
+/// A game whose caller has left, which only [`Game::check`] tells.
+#[cfg(test)]
+pub(crate) struct Left<G>(pub(crate) G);
+
+#[cfg(test)]
+impl<G: Game> Game for Left<G> {
+    fn players(&self) -> usize {
+        self.0.players()
+    }
+
+    fn outputs(&self) -> usize {
+        self.0.outputs()
+    }
+
+    fn evaluate(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, Stop> {
+        self.0.evaluate(coalitions)
+    }
+
+    fn check(&self) -> Result<(), Stop> {
+        Err(Stop::Cancelled)
+    }
+}
+
 /// A game whose worths are means over draws, more scattered the fewer are present; one output.
 #[cfg(test)]
 pub(crate) struct Drawn<F> {

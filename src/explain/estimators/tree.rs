@@ -1,7 +1,7 @@
 //! This file is where a shallow decision tree is fitted around an input, and tested on rows that it has not seen.
 
 use super::budget::{Ended, EstimateError, Run, evaluate};
-use super::game::{Coalition, Game};
+use super::game::{Coalition, Game, Stop};
 use super::presence::{self, Draw, WIDTH};
 
 /// How a tree is sampled and grown.
@@ -113,17 +113,28 @@ pub fn decision_tree(
     let grown = presence::rows(players, options.seed, Draw::Fit, 0, options.samples);
     let asked: Vec<_> = fresh.iter().chain(&grown).cloned().collect();
     let (rows, stop) = evaluate(game, &asked);
-    let ended = match stop {
+    let mut ended = match stop {
         Some(stop) if rows.len() < fresh.len() + 2 => return Err(stop.into()),
         Some(stop) => Ended::Stopped(stop),
         None => Ended::Budget,
+    };
+    // A tree of the rows had before a deadline is grown to its end.
+    let late = matches!(ended, Ended::Stopped(Stop::Deadline));
+    let mut go_on = || match game.check() {
+        Ok(()) => true,
+        Err(Stop::Deadline) if late => true,
+        Err(stop) => {
+            ended = Ended::Stopped(stop);
+            false
+        }
     };
     let (fresh_worths, grown_worths) = rows.split_at(fresh.len());
     let estimate = (0..outputs)
         .map(|output| {
             let decision = options.decisions.then_some(outputs + output);
             let sample = Sample::of(&grown[..grown_worths.len()], grown_worths, output, decision);
-            let root = sample.grow(&(0..grown_worths.len()).collect::<Vec<_>>(), options.max_depth);
+            let places: Vec<usize> = (0..grown_worths.len()).collect();
+            let root = sample.grow(&places, options.max_depth, &mut go_on);
             let (r_squared, accuracy) = Sample::of(&fresh, fresh_worths, output, decision).fidelity(&root);
             TreeSurrogate { root, r_squared, accuracy }
         })
@@ -155,22 +166,23 @@ impl<'a> Sample<'a> {
         places.iter().map(|&row| self.weights[row] * of(row)).sum()
     }
 
-    fn grow(&self, places: &[usize], depth: usize) -> TreeNode {
+    /// A node and those below it; it asks no question once `go_on` says no.
+    fn grow(&self, places: &[usize], depth: usize, go_on: &mut impl FnMut() -> bool) -> TreeNode {
         let weight = self.sum(places, |_| 1.0);
         let value = self.sum(places, |row| self.values[row]) / weight;
         let share = self.decisions.as_ref().map(|it| self.sum(places, |row| it[row]) / weight);
         let spread = self.sum(places, |row| (self.values[row] - value).powi(2));
         // A split that gains only rounding is none.
         let worth = |gain: f64| gain > 1e-12 * (spread + weight * value * value);
-        let split = (depth > 0)
+        let split = (depth > 0 && go_on())
             .then(|| self.best_split(places, weight, value))
             .flatten()
             .filter(|&(gain, _)| worth(gain))
             .map(|(_, player)| {
                 let (present, absent): (Vec<usize>, Vec<usize>) =
                     places.iter().partition(|&&row| self.rows[row].contains(player));
-                let present = Box::new(self.grow(&present, depth - 1));
-                Split { player, present, absent: Box::new(self.grow(&absent, depth - 1)) }
+                let present = Box::new(self.grow(&present, depth - 1, go_on));
+                Split { player, present, absent: Box::new(self.grow(&absent, depth - 1, go_on)) }
             });
         TreeNode { value, share, weight, samples: places.len(), split }
     }
@@ -223,7 +235,7 @@ impl<'a> Sample<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::explain::estimators::game::Stop;
+    use crate::explain::estimators::game::Left;
 
     /// If 1 is present: 0.9 with 4, 0.6 without; otherwise 0.3 with 0, 0.1 without.
     fn truth(row: &Coalition) -> f64 {
@@ -272,6 +284,13 @@ mod tests {
                 assert!(leaf.split.is_none() && (leaf.value - value).abs() < 1e-12);
             }
         }
+    }
+
+    #[test]
+    fn a_tree_does_not_grow_for_a_caller_who_has_left() {
+        let run = decision_tree(&mut Left(Both(6, truth)), &options(3)).unwrap();
+        assert!(matches!(run.ended, Ended::Stopped(Stop::Cancelled)), "{:?}", run.ended);
+        assert!(run.estimate.iter().all(|tree| tree.root.split.is_none()));
     }
 
     #[test]

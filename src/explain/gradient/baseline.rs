@@ -1,13 +1,11 @@
 //! Where the start of an integration path is chosen: what "nothing" means to the model.
 
-use std::sync::Arc;
-
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::Embedded;
+use super::{Embedded, Start, start::Rows};
 use crate::{
     explain::{ExplainError, Misfit, Subject, random, reading::refusal},
     model::Model,
@@ -88,27 +86,26 @@ impl Baseline {
     }
 
     /// The points of embedding space, [`Baseline::draws`] of them.
-    pub fn points(&self, embedded: &Embedded<'_, '_>) -> Vec<Arc<[f32]>> {
+    pub fn starts(&self, embedded: &Embedded<'_, '_>) -> Vec<Start> {
         let words = &embedded.graph().words;
-        let constant = |row: &[f32]| vec![embedded.with_ordinary(|_, into| into.copy_from_slice(row))];
+        let constant = |row: Vec<f32>| vec![Start::new(embedded, Rows::Same(row.into()))];
+        let spelt = |next: &mut dyn FnMut() -> u32| {
+            let id = |token| if embedded.is_special(token) { 0 } else { next() };
+            let ids = (0..embedded.tokens).map(id).collect();
+            Start::new(embedded, Rows::Words(words.clone(), ids))
+        };
         match self {
-            Self::Token(id) => constant(words.row(*id)),
-            Self::Zero => constant(&vec![0.0; words.hidden]),
-            Self::Mean => constant(&words.mean()),
+            Self::Token(id) => constant(words.row(*id).to_vec()),
+            Self::Zero => constant(vec![0.0; words.hidden]),
+            Self::Mean => constant(words.mean()),
             Self::Text(ids) => {
-                let mut ids = ids.iter();
-                vec![embedded.with_ordinary(|_, into| {
-                    if let Some(&id) = ids.next() {
-                        into.copy_from_slice(words.row(id));
-                    }
-                })]
+                let mut ids = ids.iter().copied();
+                vec![spelt(&mut || ids.next().unwrap_or(0))]
             }
             Self::Random { draws, seed } => {
                 let draw = |number: usize| {
                     let mut random = random::stream(*seed, number as u64);
-                    embedded.with_ordinary(|_, into| {
-                        into.copy_from_slice(words.row(random.random_range(0..words.count() as u32)));
-                    })
+                    spelt(&mut || random.random_range(0..words.count() as u32))
                 };
                 (0..*draws).map(draw).collect()
             }

@@ -104,19 +104,30 @@ fn run(parameters: &DiscretizedIntegratedGradients, case: &Case<'_>) -> Result<V
     let Baseline::Token(start) = baseline else {
         return Err(ExplainError::Internal("a word baseline is a token".to_owned()));
     };
-    let points = points(parameters, case, &embedded, start)?;
-    let last = points.len() - 1;
-    let ends = vec![Point::Values(points[last].clone()), Point::Values(points[0].clone())];
-    let values = embedded.values(ends)?;
+    let paths = Arc::new(paths(parameters, case, &embedded, start)?);
+    let point = |place: usize| {
+        let paths = paths.clone();
+        embedded.with_ordinary(move |token, row| {
+            if let Some(path) = &paths[token] {
+                row.copy_from_slice(&path.row(place).0);
+            }
+        })
+    };
+    let last = parameters.steps + 1;
+    let values = embedded.values(vec![Point::Values(embedded.x.clone()), point(0)])?;
 
     let targets: Vec<usize> = (0..case.targets.len()).collect();
     let mut scores = vec![vec![0.0; embedded.tokens]; targets.len()];
-    let path: Vec<Point> = points[..last].iter().cloned().map(Point::Values).collect();
-    embedded.gradients(&path, &targets, |it| {
-        let way = points[it.point + 1].iter().zip(&*points[it.point]);
-        let along = it.slope.iter().zip(way).map(|(g, (to, from))| f64::from(*g) * f64::from(to - from));
-        let along = embedded.by_token(along);
-        scores[it.target].iter_mut().zip(along).for_each(|(score, it)| *score += it);
+    let points: Vec<Point> = (0..last).map(point).collect();
+    embedded.gradients(&points, &targets, |it| {
+        let steps = paths.iter().map(|path| path.as_ref().map(|path| path.row(it.point)));
+        for (score, (slope, step)) in
+            scores[it.target].iter_mut().zip(it.slope.chunks(embedded.hidden).zip(steps))
+        {
+            let Some((from, to)) = step else { continue };
+            let way = to.iter().zip(&from).map(|(to, from)| f64::from(to - from));
+            *score += slope.iter().zip(way).map(|(g, way)| f64::from(*g) * way).sum::<f64>();
+        }
     })?;
     let finding = |target: usize| {
         let (value, base) = (values[0][target], values[1][target]);
@@ -131,49 +142,60 @@ fn run(parameters: &DiscretizedIntegratedGradients, case: &Case<'_>) -> Result<V
     Ok(targets.iter().map(|&target| finding(target)).collect())
 }
 
-/// Points of embedding space from the baseline to the input: `steps + 2` of them.
-fn points(
+/// Every ordinary token's path from the baseline.
+fn paths(
     parameters: &DiscretizedIntegratedGradients,
     case: &Case<'_>,
     embedded: &Embedded<'_, '_>,
     start: u32,
-) -> Result<Vec<Arc<[f32]>>, ExplainError> {
+) -> Result<Vec<Option<Path>>, ExplainError> {
     let words = &embedded.graph().words;
-    let mut paths: Vec<Option<Vec<Vec<f32>>>> = Vec::with_capacity(embedded.tokens);
+    let mut paths = Vec::with_capacity(embedded.tokens);
     for (token, &id) in case.row.ids.iter().enumerate() {
         case.lane.check()?;
         let path = (!embedded.is_special(token))
-            .then(|| word_path(words, id, start, parameters.steps, parameters.strategy));
+            .then(|| Path::of(words.clone(), id, start, parameters.steps, parameters.strategy));
         paths.push(path);
     }
-    let at = |step: usize| {
-        embedded.with_ordinary(|token, row| {
-            if let Some(path) = &paths[token] {
-                row.copy_from_slice(&path[step]);
-            }
-        })
-    };
-    Ok((0..parameters.steps + 2).map(at).collect())
+    Ok(paths)
 }
 
-/// The embeddings from the baseline to the word: each component moves monotonically.
-fn word_path(words: &Words, word: u32, baseline: u32, steps: usize, strategy: Strategy) -> Vec<Vec<f32>> {
-    let end = words.row(baseline);
-    let mut visited = vec![word];
-    let mut path = vec![words.row(word).to_vec()];
-    for _ in 0..steps {
-        let last = visited[visited.len() - 1];
-        let next = match last == baseline {
-            true => baseline,
-            false => next_word(words, last, baseline, &visited, steps, strategy),
-        };
-        visited.push(next);
-        let from = &path[path.len() - 1];
-        path.push(monotone(end, from, words.row(next), steps));
+/// A path from the baseline to a word, told by the words that it passes: its embeddings are made when they are asked
+/// for, and each component of theirs moves monotonically.
+struct Path {
+    words: Arc<Words>,
+    baseline: u32,
+    /// From the path's own word towards the baseline.
+    visited: Vec<u32>,
+}
+
+impl Path {
+    fn of(words: Arc<Words>, word: u32, baseline: u32, steps: usize, strategy: Strategy) -> Self {
+        let mut visited = vec![word];
+        for _ in 0..steps {
+            let last = visited[visited.len() - 1];
+            visited.push(match last == baseline {
+                true => baseline,
+                false => next_word(&words, last, baseline, &visited, steps, strategy),
+            });
+        }
+        Self { words, baseline, visited }
     }
-    path.push(end.to_vec());
-    path.reverse();
-    path
+
+    /// The embedding at `place`, 0 being the baseline, and that behind it on the way to the word.
+    fn row(&self, place: usize) -> (Vec<f32>, Vec<f32>) {
+        let (end, steps) = (self.words.row(self.baseline), self.visited.len() - 1);
+        let mut to = self.words.row(self.visited[0]).to_vec();
+        let mut from = to.clone();
+        for &next in self.visited[1..].iter().take((steps + 1).saturating_sub(place)) {
+            let moved = monotone(end, &from, self.words.row(next), steps);
+            to = std::mem::replace(&mut from, moved);
+        }
+        match place {
+            0 => (end.to_vec(), from),
+            _ => (from, to),
+        }
+    }
 }
 
 /// The neighbour of `last` that fits the way to the baseline best; the baseline when none is left.
@@ -237,11 +259,18 @@ mod tests {
         Words::new(values, 2)
     }
 
+    /// The whole path, and that each of its rows comes with the one behind it.
+    fn rows(path: Path, steps: usize) -> Vec<Vec<f32>> {
+        let rows: Vec<_> = (0..steps + 2).map(|place| path.row(place)).collect();
+        rows.windows(2).for_each(|pair| assert_eq!(pair[0].1, pair[1].0));
+        rows.into_iter().map(|it| it.0).collect()
+    }
+
     #[test]
     fn a_path_goes_monotonically_from_the_baseline_to_the_word() {
         for strategy in [Strategy::Greedy, Strategy::Maxcount] {
             for steps in [1, 4, 8, 30] {
-                let path = word_path(&words(), 1, 0, steps, strategy);
+                let path = rows(Path::of(words().into(), 1, 0, steps, strategy), steps);
                 assert_eq!(path.len(), steps + 2);
                 assert_eq!((&path[0][..], &path[steps + 1][..]), (&[0.0, 0.0][..], &[10.0, 10.0][..]));
                 for pair in path.windows(2) {
@@ -253,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_path_goes_through_words_that_lie_on_the_way() {
-        let path = word_path(&words(), 1, 0, 2, Strategy::Maxcount);
+        let path = rows(Path::of(words().into(), 1, 0, 2, Strategy::Maxcount), 2);
         let table = words();
         assert!((2..11).any(|id| table.row(id) == path[1]), "{path:?}");
     }

@@ -22,6 +22,8 @@ pub struct Embedded<'c, 'a> {
     pub tokens: usize,
     /// Size of one embedding.
     pub hidden: usize,
+    /// Which tokens are special.
+    pub(super) special: Arc<[bool]>,
 }
 
 /// The gradient of one target's scalar at one point.
@@ -51,7 +53,9 @@ impl<'c, 'a> Embedded<'c, 'a> {
     pub fn of(case: &'c Case<'a>) -> Result<Self, ExplainError> {
         let graph = case.subject.model.gradient()?;
         let x: Vec<f32> = case.row.ids.iter().flat_map(|&id| graph.words.row(id)).copied().collect();
-        Ok(Self { case, graph, x: x.into(), tokens: case.row.len(), hidden: graph.words.hidden })
+        let special = case.subject.encoded.tokens.iter().map(|it| it.special).collect();
+        let (tokens, hidden) = (case.row.len(), graph.words.hidden);
+        Ok(Self { case, graph, x: x.into(), tokens, hidden, special })
     }
 
     /// The word embeddings of the model.
@@ -61,27 +65,17 @@ impl<'c, 'a> Embedded<'c, 'a> {
 
     /// Whether the token is a special one, which stays as it is on every path.
     pub fn is_special(&self, token: usize) -> bool {
-        self.case.subject.encoded.tokens[token].special
+        self.special[token]
     }
 
-    /// The embeddings of the input with every ordinary token's replaced by what `of` gives for it.
-    pub fn with_ordinary(&self, mut of: impl FnMut(usize, &mut [f32])) -> Arc<[f32]> {
-        let mut point = self.x.to_vec();
-        for (token, row) in point.chunks_mut(self.hidden).enumerate() {
-            if !self.is_special(token) {
-                of(token, row);
-            }
-        }
-        point.into()
-    }
-
-    /// The point `from + share·(to − from)`, written when its batch is put together.
-    pub fn between(from: &Arc<[f32]>, to: &Arc<[f32]>, share: f32) -> Point {
-        let (from, to) = (from.clone(), to.clone());
+    /// The input with every ordinary token's embedding replaced by what `of` gives for it, written when its batch is
+    /// put together.
+    pub fn with_ordinary(&self, of: impl Fn(usize, &mut [f32]) + Send + Sync + 'static) -> Point {
+        let (x, special, hidden) = (self.x.clone(), self.special.clone(), self.hidden);
         Point::Fill(Arc::new(move |into: &mut [f32]| {
-            for ((into, &from), &to) in into.iter_mut().zip(&*from).zip(&*to) {
-                *into = from + share * (to - from);
-            }
+            into.copy_from_slice(&x);
+            let ordinary = into.chunks_mut(hidden).enumerate().filter(|(token, _)| !special[*token]);
+            ordinary.for_each(|(token, row)| of(token, row));
         }))
     }
 

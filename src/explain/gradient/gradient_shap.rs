@@ -1,13 +1,11 @@
 //! Gradient SHAP: expected gradients over a set of baselines.
 
-use std::sync::Arc;
-
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 use utoipa::ToSchema;
 
-use super::{Baseline, BaselineKind, Embedded, Point, price_of};
+use super::{Baseline, BaselineKind, Embedded, Point, Start, price_of};
 use crate::{
     explain::{
         About, Case, ExplainError, Family, Finding, Method, Misfit, Price, Subject, Typed,
@@ -41,8 +39,8 @@ static GRADIENT_SHAP: Typed<GradientShap> = Typed {
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GradientShap {
-    /// The set from which baselines are drawn; each kind counts alike.
-    #[schema(default = json!(["pad", "mask", "zero", "random"]))]
+    /// The set from which baselines are drawn; each kind counts alike, and once however often it is named.
+    #[schema(max_items = 6, default = json!(["pad", "mask", "zero", "random"]))]
     pub baselines: Vec<BaselineKind>,
     /// Points drawn, shared evenly between the kinds of baseline; at least one for each.
     #[schema(minimum = 2, maximum = 4096, default = 64)]
@@ -59,8 +57,18 @@ impl Default for GradientShap {
     }
 }
 
+/// All kinds but `text`.
+const MOST_BASELINES: usize = 6;
+
 impl GradientShap {
+    /// The baselines, each kind once.
     fn starts(&self, subject: &Subject<'_>) -> Result<Vec<Baseline>, ExplainError> {
+        let named = self.baselines.len();
+        if named > MOST_BASELINES {
+            let detail = format!("names {named} baselines; at most {MOST_BASELINES} are drawn from");
+            let limit = MOST_BASELINES as u64;
+            return Err(Misfit::over("/parameters/baselines", detail, "baselines", limit).into());
+        }
         if self.baselines.is_empty() {
             return Err(Misfit::parameter("baselines", "holds no baseline").into());
         }
@@ -68,14 +76,17 @@ impl GradientShap {
             let detail = "`text` is a baseline of integrated-gradients only";
             return Err(Misfit::parameter(&format!("baselines/{at}"), detail).into());
         }
-        self.baselines.iter().map(|&kind| Baseline::read(kind, None, self.draws, subject)).collect()
+        let kinds = self.baselines.iter().enumerate();
+        let first = kinds.filter(|(at, kind)| !self.baselines[..*at].contains(kind));
+        first.map(|(_, &kind)| Baseline::read(kind, None, self.draws, subject)).collect()
     }
 }
 
 /// One gradient for each sample; the scores of the input and of every baseline.
 fn price(parameters: &GradientShap, subject: &Subject<'_>) -> Result<Price, ExplainError> {
-    let bases: usize = parameters.starts(subject)?.iter().map(Baseline::draws).sum();
-    let samples = parameters.samples.max(parameters.baselines.len()) as u64;
+    let kinds = parameters.starts(subject)?;
+    let bases: usize = kinds.iter().map(Baseline::draws).sum();
+    let samples = parameters.samples.max(kinds.len()) as u64;
     let samples = price_of(samples, subject.targets, subject.output);
     Ok(Price { forward: samples.forward + 1 + bases as u64, gradient: samples.gradient })
 }
@@ -88,9 +99,9 @@ fn price(parameters: &GradientShap, subject: &Subject<'_>) -> Result<Price, Expl
 fn run(parameters: &GradientShap, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let embedded = Embedded::of(case)?;
     let kinds = parameters.starts(&case.subject)?;
-    let groups: Vec<Vec<Arc<[f32]>>> = kinds.iter().map(|it| it.points(&embedded)).collect();
+    let groups: Vec<Vec<Start>> = kinds.iter().map(|it| it.starts(&embedded)).collect();
     let mut ends = vec![Point::Values(embedded.x.clone())];
-    ends.extend(groups.iter().flatten().cloned().map(Point::Values));
+    ends.extend(groups.iter().flatten().map(Start::point));
     let values = embedded.values(ends)?;
 
     let plan = plan(parameters.samples, groups.len());
@@ -103,13 +114,13 @@ fn run(parameters: &GradientShap, case: &Case<'_>) -> Result<Vec<Finding>, Expla
         .map(|sample| {
             let within: f64 = random::stream(case.subject.seed, SHARES + sample as u64).random();
             let Drawn { place, of, .. } = plan[sample];
-            Embedded::between(start_of(sample), &embedded.x, ((place as f64 + within) / of as f64) as f32)
+            start_of(sample).towards(((place as f64 + within) / of as f64) as f32)
         })
         .collect();
     let targets: Vec<usize> = (0..case.targets.len()).collect();
     let mut draws = vec![vec![Vec::new(); samples]; targets.len()];
     embedded.gradients(&points, &targets, |it| {
-        let way = embedded.x.iter().zip(&**start_of(it.point)).map(|(x, b)| f64::from(*x) - f64::from(*b));
+        let way = start_of(it.point).way();
         let along = it.slope.iter().zip(way).map(|(slope, way)| f64::from(*slope) * way);
         draws[it.target][it.point] = embedded.by_token(along);
     })?;

@@ -1,12 +1,10 @@
 //! Integrated gradients: the gradient averaged along a straight line from a baseline to the input.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 use utoipa::ToSchema;
 
-use super::{Baseline, BaselineKind, Embedded, Nodes, Point, Rule, price_of, token_finding};
+use super::{Baseline, BaselineKind, Embedded, Nodes, Point, Rule, Start, price_of, token_finding};
 use crate::{
     explain::{
         About, Case, ExplainError, Family, Finding, Method, Misfit, Price, Subject, Typed,
@@ -125,9 +123,9 @@ fn price(parameters: &IntegratedGradients, subject: &Subject<'_>) -> Result<Pric
 fn run(parameters: &IntegratedGradients, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let embedded = Embedded::of(case)?;
     let baseline = parameters.start(&case.subject)?;
-    let starts = baseline.points(&embedded);
+    let starts = baseline.starts(&embedded);
     let mut ends = vec![Point::Values(embedded.x.clone())];
-    ends.extend(starts.iter().cloned().map(Point::Values));
+    ends.extend(starts.iter().map(Start::point));
     let logits = embedded.logits(ends)?;
     let values = logits.iter().map(|it| case.scalars(it)).collect::<Result<Vec<_>, _>>()?;
     let (value, bases) = (&values[0], &values[1..]);
@@ -208,7 +206,7 @@ impl Line {
 fn along(
     parameters: &IntegratedGradients,
     embedded: &Embedded<'_, '_>,
-    start: &Arc<[f32]>,
+    start: &Start,
     differences: &[f64],
 ) -> Result<Vec<Line>, ExplainError> {
     let tolerance = parameters.tolerance.unwrap_or(0.01);
@@ -249,16 +247,15 @@ fn along(
 /// Hands the derivatives along the line, one a token, to `sink`: of each target, at each share of the way.
 fn each(
     embedded: &Embedded<'_, '_>,
-    start: &Arc<[f32]>,
+    start: &Start,
     shares: &[f64],
     targets: &[usize],
     mut sink: impl FnMut(usize, f64, &[f64]),
 ) -> Result<(), ExplainError> {
-    let points: Vec<Point> =
-        shares.iter().map(|&share| Embedded::between(start, &embedded.x, share as f32)).collect();
+    let points: Vec<Point> = shares.iter().map(|&share| start.towards(share as f32)).collect();
     embedded.gradients(&points, targets, |it| {
-        let way = embedded.x.iter().zip(&**start).map(|(x, b)| f64::from(*x) - f64::from(*b));
-        let along = embedded.by_token(it.slope.iter().zip(way).map(|(slope, way)| f64::from(*slope) * way));
+        let along = it.slope.iter().zip(start.way()).map(|(slope, way)| f64::from(*slope) * way);
+        let along = embedded.by_token(along);
         sink(it.target, shares[it.point], &along);
     })
 }

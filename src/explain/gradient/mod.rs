@@ -14,11 +14,13 @@ mod quadrature;
 pub mod saliency;
 pub mod sequential_integrated_gradients;
 pub mod smooth_grad;
+mod start;
 
 pub use baseline::{Baseline, BaselineKind};
 pub use cotangent::cotangent;
 pub use embedded::{Embedded, Gradient, Point, price_of};
 pub use quadrature::{Nodes, Rule};
+pub use start::Start;
 
 use serde_json::{Map, Value, json};
 

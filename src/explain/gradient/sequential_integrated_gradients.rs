@@ -1,12 +1,10 @@
 //! Sequential integrated gradients: one line for each token, all other tokens in place.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 use utoipa::ToSchema;
 
-use super::{Baseline, BaselineKind, Embedded, Point, Rule, price_of, token_finding};
+use super::{Baseline, BaselineKind, Embedded, Point, Rule, Start, price_of, token_finding};
 use crate::{
     explain::{About, Case, ExplainError, Family, Finding, Method, Price, Subject, Typed, nothing_more},
     model::{Need, Output},
@@ -91,14 +89,12 @@ fn price(parameters: &SequentialIntegratedGradients, subject: &Subject<'_>) -> R
 /// `score(i) = Σ_h (e_i − b_i)_h · ∫₀¹ ∂v/∂e_ih (e with e_i := b_i + α(e_i − b_i)) dα`.
 fn run(parameters: &SequentialIntegratedGradients, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let embedded = Embedded::of(case)?;
-    let starts = parameters.start(&case.subject)?.points(&embedded);
+    let starts = parameters.start(&case.subject)?.starts(&embedded);
     let ordinary: Vec<usize> = (0..embedded.tokens).filter(|&token| !embedded.is_special(token)).collect();
-    let lines: Vec<(usize, Arc<[f32]>)> = starts
-        .iter()
-        .flat_map(|start| ordinary.iter().map(|&token| (token, only(&embedded, start, token))))
-        .collect();
+    let lines: Vec<(usize, Start)> =
+        starts.iter().flat_map(|start| ordinary.iter().map(|&token| (token, start.only(token)))).collect();
     let mut ends = vec![Point::Values(embedded.x.clone())];
-    ends.extend(lines.iter().map(|(_, start)| Point::Values(start.clone())));
+    ends.extend(lines.iter().map(|(_, start)| start.point()));
     let values = embedded.values(ends)?;
 
     let targets = case.targets.len();
@@ -123,37 +119,23 @@ fn run(parameters: &SequentialIntegratedGradients, case: &Case<'_>) -> Result<Ve
     Ok((0..targets).map(finding).collect())
 }
 
-/// The input with the baseline at one token.
-fn only(embedded: &Embedded<'_, '_>, start: &[f32], token: usize) -> Arc<[f32]> {
-    let part = token * embedded.hidden..(token + 1) * embedded.hidden;
-    embedded.with_ordinary(|at, row| {
-        if at == token {
-            row.copy_from_slice(&start[part.clone()]);
-        }
-    })
-}
-
 fn integrate(
     parameters: &SequentialIntegratedGradients,
     embedded: &Embedded<'_, '_>,
-    lines: &[(usize, Arc<[f32]>)],
+    lines: &[(usize, Start)],
     share: f64,
     targets: usize,
 ) -> Result<Vec<Vec<f64>>, ExplainError> {
     let nodes = parameters.rule.nodes(parameters.steps);
     let steps = nodes.points.len();
-    let points: Vec<Point> = lines
-        .iter()
-        .flat_map(|(_, start)| {
-            nodes.points.iter().map(|&at| Embedded::between(start, &embedded.x, at as f32))
-        })
-        .collect();
+    let points: Vec<Point> =
+        lines.iter().flat_map(|(_, start)| nodes.points.iter().map(|&at| start.towards(at as f32))).collect();
     let all: Vec<usize> = (0..targets).collect();
     let mut scores = vec![vec![0.0; embedded.tokens]; targets];
     embedded.gradients(&points, &all, |it| {
         let (token, start) = &lines[it.point / steps];
         let part = token * embedded.hidden..(token + 1) * embedded.hidden;
-        let way = embedded.x[part.clone()].iter().zip(&start[part.clone()]);
+        let way = embedded.x[part.clone()].iter().zip(start.row(*token));
         let along: f64 = it.slope[part]
             .iter()
             .zip(way)

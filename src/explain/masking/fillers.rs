@@ -11,7 +11,7 @@ use super::{Fate, Removal, fill, row};
 use crate::{
     explain::{Case, ExplainError, Misfit, Subject, estimators::random::Stream},
     model::{
-        Model,
+        Model, ScoreError,
         text::{Feature, Granularity, features as divide},
     },
     runtime::Row,
@@ -96,9 +96,10 @@ impl Fillers {
         let ids = subject.encoded.ids();
         let mut found: Vec<Vec<Vec<(u32, f64)>>> = vec![Vec::new(); slots.len()];
         let rows = gapped.iter().map(|it| it.0.clone());
+        let mut failed = None;
         case.lane.stream(&companion.program, rows, |place, out| {
             let logits = out.values.first().map_or(&[][..], Vec::as_slice);
-            found[place] = slots[place]
+            let fitting = slots[place]
                 .iter()
                 .zip(&gapped[place].1)
                 .map(|(tokens, &at)| {
@@ -108,7 +109,12 @@ impl Fillers {
                     likeliest(row.unwrap_or_default(), removal.k, removal.floor, admits)
                 })
                 .collect();
+            match fitting {
+                Ok(fitting) => found[place] = fitting,
+                Err(error) => failed = Some(error),
+            }
         })?;
+        failed.map_or(Ok(()), Err)?;
         let mut options = found.into_iter().flatten();
         Self::with(subject, slots, removal, |_| options.next().unwrap_or_default())
     }
@@ -221,11 +227,22 @@ impl Class {
 }
 
 /// The `k` likeliest admitted tokens of a row of logits, with their probabilities over the whole vocabulary;
-/// without those below `floor`, but for the likeliest.
-fn likeliest(logits: &[f32], k: usize, floor: f64, admits: impl Fn(u32) -> bool) -> Vec<(u32, f64)> {
+/// without those below `floor`, but for the likeliest. A logit of minus infinity is a token that cannot be.
+///
+/// # Errors
+/// Logits that make no probabilities.
+fn likeliest(
+    logits: &[f32],
+    k: usize,
+    floor: f64,
+    admits: impl Fn(u32) -> bool,
+) -> Result<Vec<(u32, f64)>, ScoreError> {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |it: f32| f64::from(it - highest).exp();
     let sum: f64 = logits.iter().map(|&it| weight(it)).sum();
+    if !sum.is_finite() {
+        return Err(ScoreError::NotANumber { what: "the fillers' probability", value: sum });
+    }
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     let falling =
         |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then_with(|| a.cmp(b));
@@ -241,7 +258,7 @@ fn likeliest(logits: &[f32], k: usize, floor: f64, admits: impl Fn(u32) -> bool)
         found.extend(order[head..].iter().copied().filter(|&id| admits(id)).take(missing));
     }
     let probable = found.into_iter().map(|id| (id, weight(logits[id as usize]) / sum));
-    probable.enumerate().filter(|(place, it)| *place == 0 || it.1 >= floor).map(|(_, it)| it).collect()
+    Ok(probable.enumerate().filter(|(place, it)| *place == 0 || it.1 >= floor).map(|(_, it)| it).collect())
 }
 
 /// The random numbers of one filling of the absent features.
@@ -262,19 +279,29 @@ mod tests {
     #[test]
     fn the_likeliest_admitted_tokens_come_with_their_probabilities() {
         let logits = [1f32.ln(), 2f32.ln(), 5f32.ln(), 8f32.ln()];
-        let all = likeliest(&logits, 3, 0.0, |id| id != 3);
+        let all = likeliest(&logits, 3, 0.0, |id| id != 3).unwrap();
         let shares = [(2, 5.0 / 16.0), (1, 2.0 / 16.0), (0, 1.0 / 16.0)];
         for (found, wanted) in all.iter().zip(shares) {
             assert!(found.0 == wanted.0 && (found.1 - wanted.1).abs() < 1e-7, "{all:?}");
         }
-        assert_eq!(likeliest(&logits, 3, 0.1, |id| id != 3).len(), 2);
-        assert_eq!(likeliest(&logits, 3, 0.9, |id| id != 3).len(), 1);
+        assert_eq!(likeliest(&logits, 3, 0.1, |id| id != 3).unwrap().len(), 2);
+        assert_eq!(likeliest(&logits, 3, 0.9, |id| id != 3).unwrap().len(), 1);
     }
 
     #[test]
     fn tokens_are_found_beyond_a_head_that_is_not_admitted() {
         let logits: Vec<f32> = (0..1000).map(|it| -(it as f32)).collect();
-        let found = likeliest(&logits, 2, 0.0, |id| id >= 500);
+        let found = likeliest(&logits, 2, 0.0, |id| id >= 500).unwrap();
         assert_eq!(found.iter().map(|it| it.0).collect::<Vec<_>>(), [500, 501]);
+    }
+
+    #[test]
+    fn logits_that_make_no_probabilities_are_the_models_fault() {
+        let never = f32::NEG_INFINITY;
+        for logits in [[0.0, f32::NAN], [f32::NAN; 2], [0.0, f32::INFINITY], [never; 2]] {
+            let error = likeliest(&logits, 1, 0.0, |_| true).unwrap_err();
+            assert!(matches!(error, ScoreError::NotANumber { .. }), "{logits:?}: {error}");
+        }
+        assert_eq!(likeliest(&[never, 0.0], 2, 0.0, |_| true).unwrap(), [(1, 1.0), (0, 0.0)]);
     }
 }

@@ -281,6 +281,8 @@ impl<'a, G: Game> Search<'a, G> {
     /// Draws [`BATCH`] more rows for each of `rules`, fewer where the budget is short; all rows there are, once
     /// as many were drawn.
     fn draw(&mut self, rules: &[Coalition]) -> Result<(), Halt> {
+        // Where every row is known already no evaluation looks at the clock.
+        self.game.check().map_err(Halt::Stopped)?;
         let mut open = Vec::new();
         for rule in rules {
             let reached = if self.tired() { self.options.samples } else { self.arm(rule).samples + BATCH };
