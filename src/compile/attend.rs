@@ -272,5 +272,5 @@ fn absent(graph: &Graph) -> Refusal {
     }
     let reason = "the graph has no attention: no Softmax over [batch, heads, sequence, sequence] lies between the \
                   embeddings and the logits";
-    Refusal::new(Code::Path, reason)
+    Refusal::new(Code::Attention, reason)
 }
