@@ -2,6 +2,7 @@
 //! it, so do the gradients of the weighted logits with respect to them.
 
 mod measure;
+mod reads;
 
 use super::Compiled;
 use super::activity::Activity;
@@ -19,6 +20,7 @@ use super::refusal::{Code, Refusal};
 use super::reverse::{Gap, reverse};
 
 pub use measure::{Attended, measure};
+pub use reads::{STATE_GRAD, reads};
 
 /// The output with a layer's attention probabilities: [batch, heads, sequence, sequence], row-major, the first two
 /// axes in one where the model has them so. The row is the position that attends.

@@ -27,6 +27,7 @@ mod operators;
 mod parity;
 mod process;
 mod reader;
+mod reading;
 mod reduction;
 mod reference;
 mod refusals;
