@@ -10,6 +10,7 @@ use super::activity::Activity;
 use super::cut::{Cut, EMBEDS, LOGITS};
 use super::facts::{Fact, Length};
 use super::graph::{Graph, Node, Value};
+use super::narrow;
 use super::ops::{self, Kind};
 
 /// The parts of a model, by the names of values in its cut graph.
@@ -22,7 +23,7 @@ pub struct Anatomy {
     pub attention: Vec<Attention>,
     /// What feed-forward down-projections read, in order of computation.
     pub neurons: Vec<Neurons>,
-    /// What the classifier reads of the last hidden state.
+    /// Which positions of the last hidden state the classifier reads.
     pub pooling: Pooling,
 }
 
@@ -47,18 +48,14 @@ pub struct Neurons {
     pub width: usize,
 }
 
-/// What is made of the last hidden state.
+/// Which positions of the last hidden state the classifier reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pooling {
-    /// One position, counted from the front, or from the end when negative.
+    /// One, the same in every text, counted from the front, or from the end when negative.
     Position(i64),
-    /// A position that depends on the input, such as the last token.
-    Token,
-    /// A mean or sum over positions.
-    Mean,
-    /// The maximum over positions.
-    Max,
-    /// It could not be told.
+    /// Several, or one that depends on the text: a gradient tells; see [`super::attend::reads`].
+    ByText,
+    /// It cannot be told: no hidden state lies behind all attention.
     #[default]
     Unknown,
 }
@@ -69,7 +66,7 @@ pub fn anatomy(cut: &Cut, activity: &Activity) -> Anatomy {
     let attention = reader.attention();
     let hidden_states = reader.hidden_states(&attention);
     let neurons = reader.neurons();
-    let pooling = hidden_states.last().map_or(Pooling::Unknown, |last| reader.pooling(last));
+    let pooling = hidden_states.last().map_or(Pooling::Unknown, |last| reader.pooling(last, &attention));
     Anatomy { hidden_states, attention, neurons, pooling }
 }
 
@@ -261,50 +258,28 @@ impl Reader<'_> {
         ["MatMul", "Gemm", "Conv", "Einsum"].iter().any(|it| node.is(it)) || node.op.starts_with("Reduce")
     }
 
-    /// What the first operator that leaves the last hidden state's shape does.
-    fn pooling(&self, last: &Value) -> Pooling {
-        let Some((batch, sequence)) = self.sizes() else { return Pooling::Unknown };
-        let full =
-            |it: &Value| self.fact(it).is_some_and(|it| it.rank() >= 2 && it.shape[..2] == [batch, sequence]);
-        let mut reached: HashSet<&Value> = HashSet::from([last]);
+    /// A position is certain where one is picked of the last hidden state itself, and nothing else is read of it.
+    fn pooling(&self, last: &Value, attention: &[Attention]) -> Pooling {
+        let place = |it: &Value| self.makers.get(it).copied();
+        if attention.iter().any(|it| place(&it.softmax) >= place(last)) {
+            return Pooling::Unknown;
+        }
+        let mut copies: HashSet<&Value> = HashSet::from([last]);
+        let mut read = None;
         for node in &self.activity.path {
-            let Some(operand) = node.inputs.iter().find(|it| reached.contains(it)) else { continue };
-            let Some(output) = node.outputs.first() else { continue };
-            if full(output) {
-                reached.insert(output);
+            if !node.reads().iter().any(|it| copies.contains(it)) {
                 continue;
             }
-            match (node.op.as_str(), ops::find(node).map(|it| it.kind)) {
-                ("ReduceMean" | "ReduceSum" | "MatMul" | "Einsum", _) => return Pooling::Mean,
-                (_, Some(Kind::Maximum)) => return Pooling::Max,
-                ("Gather", _) => return self.picked(node),
-                ("GatherND" | "GatherElements", _) => return Pooling::Token,
-                ("Slice", _) => return self.sliced(node, operand),
-                _ => {
-                    reached.insert(output);
-                }
+            if ["Identity", "Dropout", "Cast"].iter().any(|it| node.is(it)) {
+                copies.extend(node.outputs.first());
+                continue;
+            }
+            match narrow::picked(node, &self.cut.facts) {
+                Some((_, it)) if copies.contains(&node.inputs[0]) && *read.get_or_insert(it) == it => {}
+                _ => return Pooling::ByText,
             }
         }
-        Pooling::Unknown
-    }
-
-    fn picked(&self, node: &Node) -> Pooling {
-        let index = self.fact(&node.inputs[1]).and_then(Fact::ints);
-        match (node.int("axis").unwrap_or(0), index.as_deref()) {
-            (1, Some(&[place])) => Pooling::Position(place),
-            _ => Pooling::Token,
-        }
-    }
-
-    fn sliced(&self, node: &Node, operand: &Value) -> Pooling {
-        let ints = |place: usize| node.input(place).and_then(|it| self.fact(it)).and_then(Fact::ints);
-        let axis = ints(3).and_then(|it| self.fact(operand)?.axis(*it.first()?));
-        match (axis, ints(1).as_deref(), ints(2).as_deref()) {
-            (Some(1), Some(&[start]), Some(&[end])) if end == start + 1 || (start == -1 && end > 0) => {
-                Pooling::Position(start)
-            }
-            _ => Pooling::Token,
-        }
+        read.map_or(Pooling::ByText, Pooling::Position)
     }
 }
 
@@ -316,7 +291,7 @@ mod tests {
     use super::*;
     use crate::compile::derive;
     use crate::compile::facts::Facts;
-    use crate::compile::graph::Element;
+    use crate::compile::graph::{Element, Tensor};
 
     /// The heads of the attention in a graph whose `q` holds two heads and `p` their probabilities.
     fn heads(text: &str) -> Vec<usize> {
@@ -341,5 +316,51 @@ mod tests {
         assert_eq!(heads(&format!("q = Reshape(inputs_embeds, [-1, 7, 4]); {rest}")), [2]);
         let none: [usize; 0] = [];
         assert_eq!(heads(&format!("q = Concat(inputs_embeds, inputs_embeds) {{axis: 0}}; {rest}")), none);
+    }
+
+    /// What is read of the last hidden state, `h`, behind one layer of attention.
+    fn pooling(head: &str) -> Pooling {
+        let (batch, tokens, width) = (Length([2, 3]), Length([7, 11]), Length::fixed(4));
+        let mut facts = Facts::default();
+        let mut known = |name: &str, shape: &[Length]| {
+            facts.insert(name.into(), Fact::new(Element::F32, shape.to_vec()));
+        };
+        for name in [EMBEDS, "x", "c", "h", "copy"] {
+            known(name, &[batch, tokens, width]);
+        }
+        known("p", &[batch, Length::fixed(1), tokens, tokens]);
+        known(LOGITS, &[batch, width]);
+        for (name, value) in [("first", 0), ("last", -1)] {
+            facts.insert(name.into(), Fact::of(&Tensor::from_i64(&[], &[value])));
+        }
+        let text = format!(
+            "x = Tanh(inputs_embeds); s = MatMul(x, x); p = Softmax(s); c = MatMul(p, x); h = Add(x, c); {head}"
+        );
+        let cut = Cut { graph: Graph::parse(&text).unwrap(), facts };
+        anatomy(&cut, &derive::activity(&cut)).pooling
+    }
+
+    #[test]
+    fn a_position_is_told_where_nothing_else_is_read() {
+        assert_eq!(pooling("logits = Gather(h, first) {axis: 1}"), Pooling::Position(0));
+        assert_eq!(pooling("logits = Gather(h, last) {axis: -2}"), Pooling::Position(-1));
+        assert_eq!(
+            pooling("copy = Dropout(h); logits = Gather(copy, first) {axis: 1}"),
+            Pooling::Position(0)
+        );
+    }
+
+    #[test]
+    fn positions_that_differ_or_depend_on_the_text_are_left_to_a_gradient() {
+        let both = "a = Gather(h, first) {axis: 1}; b = Gather(h, last) {axis: 1}; logits = Sub(a, b)";
+        for head in [both, "logits = ReduceMean(h)", "logits = Gather(h, found) {axis: 1}"] {
+            assert_eq!(pooling(head), Pooling::ByText, "{head}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_of_the_layers_before_the_last_is_not_known() {
+        let head = "a = ReduceMean(h); b = ReduceMean(x); logits = Add(a, b)";
+        assert_eq!(pooling(head), Pooling::Unknown);
     }
 }

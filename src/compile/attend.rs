@@ -1,7 +1,9 @@
 //! This file is where the attention graph is derived: attention probabilities become outputs, and, where rules allow
 //! it, so do the gradients of the weighted logits with respect to them.
 
+mod chain;
 mod measure;
+mod reads;
 
 use super::Compiled;
 use super::activity::Activity;
@@ -19,6 +21,7 @@ use super::refusal::{Code, Refusal};
 use super::reverse::{Gap, reverse};
 
 pub use measure::{Attended, measure};
+pub use reads::{STATE_GRAD, reads};
 
 /// The output with a layer's attention probabilities: [batch, heads, sequence, sequence], row-major, the first two
 /// axes in one where the model has them so. The row is the position that attends.
@@ -47,9 +50,10 @@ impl AttentionDerived {
     /// be had.
     ///
     /// # Errors
-    /// There is no attention, or what was measured of the probabilities.
+    /// There is no attention, or not that of one stream, or what was measured of the probabilities.
     pub fn of(compiled: &Compiled, known: &Known, evaluate: Evaluate<'_>) -> Result<Self, Refusal> {
         let layers = &compiled.anatomy.attention;
+        chain::check(compiled)?;
         let whole = attention(&compiled.forward, layers);
         whole.and_then(|graph| Self::measured(compiled, graph, Ok(()), known, evaluate)).or_else(|refusal| {
             let graph = reading(&compiled.forward, layers)?;
@@ -60,13 +64,14 @@ impl AttentionDerived {
     /// Measures a graph of `compiled` that was made elsewhere; one without gradients will do where none can be had.
     ///
     /// # Errors
-    /// What was measured, or that gradients are missing.
+    /// As [`AttentionDerived::of`], or that gradients are missing.
     pub fn given(
         compiled: &Compiled,
         graph: Graph,
         known: &Known,
         evaluate: Evaluate<'_>,
     ) -> Result<Self, Refusal> {
+        chain::check(compiled)?;
         let gradient = match graph.input(COTANGENT) {
             Some(_) => Ok(()),
             None => match attention(&compiled.forward, &compiled.anatomy.attention) {
@@ -272,5 +277,5 @@ fn absent(graph: &Graph) -> Refusal {
     }
     let reason = "the graph has no attention: no Softmax over [batch, heads, sequence, sequence] lies between the \
                   embeddings and the logits";
-    Refusal::new(Code::Path, reason)
+    Refusal::new(Code::Attention, reason)
 }

@@ -82,6 +82,18 @@ pub fn path_through(cut: &Cut, ends: &[Value], flows: &dyn Fn(&Node) -> bool) ->
         let reason = "the output does not depend on the embeddings through floating-point operators";
         return Err(Refusal::new(Code::Path, reason));
     }
+    ruled(activity)
+}
+
+/// What lies between `start`, which all ends depend on, and `ends`; refused when nodes have no rule at all.
+///
+/// # Errors
+/// Every node without a rule.
+pub fn path_from(cut: &Cut, start: &Value, ends: &[Value]) -> Result<Activity, Refusal> {
+    ruled(activity::between(&cut.graph, &cut.facts, start, ends, &flows))
+}
+
+fn ruled(activity: Activity) -> Result<Activity, Refusal> {
     let missing = activity.path.iter().filter(|it| ops::find(it).is_none());
     let gaps: Vec<Gap> = missing
         .map(|it| Gap { node: it.label().into(), operator: it.operator(), reason: gradient::NO_RULE.into() })

@@ -51,7 +51,7 @@ fn without_measuring(cut: &Cut) -> Cut {
 }
 
 /// The axis and the position that a node picks of its first operand, if it picks one position of the sequence.
-fn picked(node: &Node, facts: &Facts) -> Option<(usize, i64)> {
+pub(super) fn picked(node: &Node, facts: &Facts) -> Option<(usize, i64)> {
     let fact = facts.get(node.inputs.first()?)?;
     let ints = |place: usize| facts.get(node.input(place)?)?.ints();
     let (axis, position) = match node.op.as_str() {

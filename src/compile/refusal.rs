@@ -45,6 +45,10 @@ pub enum Code {
     Rule,
     /// The outputs do not depend on the embeddings through floating-point operators.
     Path,
+    /// The layers of attention were not found, or are not those of one stream.
+    Attention,
+    /// A composite holds constant what every path goes through.
+    Composite,
     /// The graph does not run.
     Run,
     /// The derived graph was measured and is wrong.
@@ -67,6 +71,8 @@ impl Code {
             Self::Operator => "operator",
             Self::Rule => "rule",
             Self::Path => "path",
+            Self::Attention => "attention",
+            Self::Composite => "composite",
             Self::Run => "run",
             Self::Measured => "measured",
         }
@@ -84,6 +90,10 @@ impl Code {
             Self::Recurrent | Self::ControlFlow | Self::Operator | Self::Rule => {
                 "export the model with another exporter or opset, or put a gradient.onnx into the folder"
             }
+            Self::Attention => {
+                "take a method of another family; no export helps where the model itself is so"
+            }
+            Self::Composite => "take another composite, such as attn-lrp",
             Self::Run | Self::Measured => "export the model anew, with dynamic batch and sequence axes",
         }
     }

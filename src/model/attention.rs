@@ -15,7 +15,7 @@ use crate::{
         cut::EMBEDS,
         derive::COTANGENT,
         graph::{Graph as Ir, Value},
-        refusal::Code,
+        refusal::{Code, Refusal},
     },
     runtime::{Deferred, Dim, Held, OutputSlot, Program, ProgramKind},
 };
@@ -26,14 +26,30 @@ pub struct AttentionGraph {
     pub embedded: EmbeddedGraph,
     /// Heads of each layer.
     pub heads: Vec<usize>,
-    /// What the classifier reads of the last hidden state.
-    pub pooling: Pooling,
+    reads: Result<Reads, Unavailable>,
     forward: Deferred,
     rollout: Option<Deferred>,
     gradient: Result<Deferred, Unavailable>,
 }
 
+/// How it is told which positions of the last hidden state the classifier reads.
+pub enum Reads {
+    /// One, the same in every text, counted from the front, or from the end when negative.
+    Position(i64),
+    /// Those that have a gradient: logits and the gradient of the weighted logits with respect to the last hidden state,
+    /// `[tokens, width]`. Extras are the embeddings and the cotangent.
+    Gradient(Deferred),
+}
+
 impl AttentionGraph {
+    /// How it is told which positions the classifier reads.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn reads(&self) -> Result<&Reads, Unavailable> {
+        self.reads.as_ref().map_err(Clone::clone)
+    }
+
     /// Logits and each layer's probabilities, `[heads, tokens, tokens]`; its extra is the embeddings.
     ///
     /// # Errors
@@ -118,6 +134,39 @@ pub(super) fn attention(
             None => defer(&derived.graph, ProgramKind::Gradient, &whole)?,
         }),
     };
-    let (embedded, pooling) = (embedded.clone(), compiled.anatomy.pooling);
-    Ok(AttentionGraph { embedded, heads, pooling, forward, rollout, gradient })
+    let (embedded, reads) = (embedded.clone(), reads(compiled, bench));
+    Ok(AttentionGraph { embedded, heads, reads, forward, rollout, gradient })
+}
+
+fn reads(compiled: &Compiled, bench: &Bench<'_>) -> Result<Reads, Unavailable> {
+    let unknown = || {
+        let reason = "it is not known which positions the classifier reads: behind the last layer of attention, no \
+                      value of shape [batch, sequence, hidden] is crossed by every path to the logits";
+        unavailable(Code::Attention, reason.to_owned())
+    };
+    let anatomy = &compiled.anatomy;
+    match (anatomy.pooling, anatomy.hidden_states.last()) {
+        (Pooling::Position(place), _) => Ok(Reads::Position(place)),
+        (Pooling::ByText, Some(state)) => {
+            let graph = attend::reads(&compiled.forward, state).map_err(|it| {
+                let reason = format!("it is not known which positions the classifier reads: {}", it.reason);
+                refused(Refusal { reason, ..it })
+            })?;
+            let fact = compiled.forward.facts.get(state);
+            let width = fact.and_then(|it| it.shape.last()?.constant()).ok_or_else(unknown)?;
+            let wires = Wires {
+                extras: vec![
+                    (EMBEDS.to_owned(), by_token(compiled.embedding.hidden)),
+                    (COTANGENT.to_owned(), bench.layout.outputs[0].dims.clone()),
+                ],
+                outputs: vec![OutputSlot { name: attend::STATE_GRAD.to_owned(), dims: by_token(width) }],
+            };
+            let (layout, runnable) = (layout(&graph, wires, bench)?, graphs::runnable(&graph));
+            let program = Held::of(&runnable, bench.weights).and_then(|held| {
+                held.defer(bench.runtime, runnable, ProgramKind::Gradient, layout, bench.workers)
+            });
+            program.map(Reads::Gradient).map_err(|it| unavailable(Code::Run, it.to_string()))
+        }
+        (Pooling::ByText | Pooling::Unknown, _) => Err(unknown()),
+    }
 }

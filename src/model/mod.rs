@@ -19,7 +19,7 @@ mod words;
 
 use std::{path::Path, sync::Arc};
 
-pub use attention::AttentionGraph;
+pub use attention::{AttentionGraph, Reads};
 pub use derived::{EmbeddedGraph, GradientGraph};
 pub use fill_mask::FillMask;
 pub use intervention::{InterventionGraph, Restart};
@@ -108,6 +108,7 @@ impl Model {
             Need::Relevance => self.relevance.as_ref().map(|_| ()).map_err(Clone::clone),
             Need::Attention => self.attention().map(|_| ()),
             Need::AttentionGradient => self.attention()?.has_gradient().map(|_| ()),
+            Need::ReadPosition => self.attention()?.reads().map(|_| ()),
             Need::Embeddings => self.intervention().map(|_| ()),
             Need::HiddenStates => match self.intervention()?.widths.is_empty() {
                 true => Err(intervention::no_layers()),

@@ -23,6 +23,8 @@ pub enum Need {
     Attention,
     /// Attention probabilities and their gradients.
     AttentionGradient,
+    /// Which positions the classifier reads behind its layers of attention.
+    ReadPosition,
     /// The word embedding's table.
     Words,
     /// A companion masked language model.
@@ -39,6 +41,7 @@ impl Need {
             Self::Gradient
             | Self::Attention
             | Self::AttentionGradient
+            | Self::ReadPosition
             | Self::Embeddings
             | Self::HiddenStates
             | Self::Words

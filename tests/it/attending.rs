@@ -89,7 +89,8 @@ fn a_model_without_attention_refuses_with_the_reason() {
     let house = house("cnn", &refused_folder("cnn-legacy17"));
     match ask(&house, "attention-rollout", "t155 t64 t89 t60 t153 t51") {
         Err(ExplainError::Unavailable(missing)) => {
-            assert_eq!(missing.code, "path");
+            assert_eq!(missing.code, "attention");
+            assert!(!missing.advice.contains("export the model"), "{}", missing.advice);
             assert!(missing.reason.contains("no attention"), "{}", missing.reason);
         }
         other => panic!("{other:?}"),

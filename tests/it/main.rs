@@ -28,6 +28,7 @@ mod operators;
 mod parity;
 mod process;
 mod reader;
+mod reading;
 mod reduction;
 mod reference;
 mod refusals;

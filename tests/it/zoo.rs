@@ -321,7 +321,7 @@ fn the_position_that_is_read_is_told() {
     let pooling = |name: &str| open(&zoo("public").join(name).join("model.onnx")).unwrap().anatomy.pooling;
     assert_eq!(pooling("bert-legacy17"), Pooling::Position(0));
     assert_eq!(pooling("roberta-dynamo18"), Pooling::Position(0));
-    assert_eq!(pooling("gpt2-legacy17"), Pooling::Token);
+    assert_eq!(pooling("gpt2-legacy17"), Pooling::ByText);
 }
 /// The model with its logits multiplied by the length of an axis of the token ids.
 fn scaled_by_length(path: &Path, axis: i64) -> explaind::compile::graph::Graph {

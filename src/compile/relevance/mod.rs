@@ -16,7 +16,7 @@ use super::builder::Builder;
 use super::canonize;
 use super::composite::{Bend, Composite, Role};
 use super::cut::{Cut, EMBEDS, LOGITS};
-use super::derive::{COTANGENT, path_through};
+use super::derive::{self, COTANGENT, path_through};
 use super::graph::{Axis, Element, Graph, Node, Port, Type, Value};
 use super::narrow;
 use super::ops::{self, Kind, Misfit};
@@ -68,7 +68,11 @@ pub fn derive(
         |kind: Kind| kind == Kind::Softmax && composite.bend(Role::Softmax) == Some(Bend::Constant);
     let flows = |node: &Node| ops::find(node).is_none_or(|it| it.flows() && !constant(it.kind));
     let logits: Value = LOGITS.into();
-    let activity = path_through(&cut, std::slice::from_ref(&logits), &flows)?;
+    let ends = std::slice::from_ref(&logits);
+    let activity = path_through(&cut, ends, &flows).map_err(|refusal| match derive::path(&cut, ends) {
+        Ok(_) if refusal.code == Code::Path => held(composite),
+        _ => refusal,
+    })?;
     let states: Vec<Value> = anatomy.hidden_states.clone();
     let rules = Rules {
         composite,
@@ -119,6 +123,15 @@ pub fn derive(
     graph.prune();
     let substitutions = substitutions(composite, borrowed.into_inner(), entered.into_inner());
     Ok(Relevance { graph, substitutions })
+}
+
+/// Where the gradient has a path, and the composite none.
+fn held(composite: Composite) -> Refusal {
+    let reason = format!(
+        "every path from the embeddings to the logits goes through a Softmax, which {} holds constant",
+        composite.slug()
+    );
+    Refusal::new(Code::Composite, reason)
 }
 
 fn refused(misfit: Misfit) -> Refusal {
@@ -173,4 +186,19 @@ fn substitutions(composite: Composite, borrowed: BTreeSet<(Role, String)>, enter
         said.push("no weights read the embeddings themselves: z+ from the first weights on".to_owned());
     }
     said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::facts::Facts;
+
+    #[test]
+    fn a_composite_that_holds_the_only_path_constant_says_so() {
+        let graph = Graph::parse("p = Softmax(inputs_embeds); y = Mul(p, w); logits = ReduceSum(y)").unwrap();
+        let cut = Cut { graph, facts: Facts::default() };
+        let refusal = derive(&cut, &Anatomy::default(), Composite::CpLrp, (-1.0, 1.0)).unwrap_err();
+        assert_eq!(refusal.code, Code::Composite);
+        assert!(refusal.reason.ends_with("goes through a Softmax, which cp-lrp holds constant"), "{refusal}");
+    }
 }

@@ -1,10 +1,10 @@
 //! Attention: the probabilities themselves, of the position that the classifier reads.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{Square, Weights, reader};
+use super::{Reading, Square, Weights};
 use crate::{
     explain::{
         About, Case, ExplainError, Family, Finding, Method, Misfit, Price, Subject, Typed,
@@ -20,8 +20,9 @@ static ATTENTION: Typed<Attention> = Typed {
     about: About {
         slug: "attention",
         family: Family::Attention,
-        summary: "How much the position that the classifier reads attends to a token. Plain attention is no \
-                  explanation of the score by itself: all targets get the same numbers.",
+        summary: "How much the position that the classifier reads attends to a token; where it is not known \
+                  (`read_position`), the mean of all. Plain attention is no explanation of the score by itself: all \
+                  targets get the same numbers.",
         reference: "Bahdanau, Cho and Bengio (2015), arXiv:1409.0473; Jain and Wallace (2019), Attention is not \
                     Explanation, arXiv:1902.10186",
         output: Output::Logit,
@@ -83,7 +84,7 @@ fn price(parameters: &Attention, subject: &Subject<'_>) -> Result<Price, Explain
             return Err(Misfit::over("/parameters/matrices", detail, "matrices", MOST_NUMBERS).into());
         }
     }
-    Ok(Price { forward: 1, gradient: 0 })
+    Ok(Price { forward: 1, gradient: Reading::gradients(subject)? })
 }
 
 /// The most probabilities that one answer holds, all inputs and targets together: some 10 MB of JSON.
@@ -93,7 +94,7 @@ const MOST_NUMBERS: u64 = 500_000;
 fn run(parameters: &Attention, case: &Case<'_>) -> Result<Vec<Finding>, ExplainError> {
     let weights = Weights::of(case)?;
     let tokens = weights.tokens;
-    let (position, read) = reader(case.subject.model, tokens)?;
+    let reading = Reading::if_known(case)?;
     let layers: Vec<usize> = match parameters.layer {
         Some(layer) => vec![layer],
         None => (0..weights.layers.len()).collect(),
@@ -108,7 +109,10 @@ fn run(parameters: &Attention, case: &Case<'_>) -> Result<Vec<Finding>, ExplainE
             Some(head) => of_head(layer, head),
             None => weights.mean(layer),
         };
-        scores.iter_mut().zip(read(&square)).for_each(|(sum, it)| *sum += it / layers.len() as f64);
+        scores
+            .iter_mut()
+            .zip(reading.of_rows(&square))
+            .for_each(|(sum, it)| *sum += it / layers.len() as f64);
     }
     let heads = &case.subject.model.attention()?.heads;
     let told = |&layer: &usize| -> Value {
@@ -125,9 +129,8 @@ fn run(parameters: &Attention, case: &Case<'_>) -> Result<Vec<Finding>, ExplainE
     let details =
         parameters.matrices.then(|| json!({ "layers": layers.iter().map(told).collect::<Vec<_>>() }));
     let finding = |value: f64| {
-        let mut evidence = Map::new();
-        evidence.insert("read_position".into(), position.clone());
-        Finding { details: details.clone(), ..token_finding(case, value, None, &scores, evidence) }
+        let finding = token_finding(case, value, None, &scores, reading.evidence());
+        Finding { details: details.clone(), ..finding }
     };
     Ok(case.scalars(&weights.logits)?.into_iter().map(finding).collect())
 }

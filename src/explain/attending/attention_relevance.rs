@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Map;
 use utoipa::ToSchema;
 
-use super::{Mixing, Weights, reader};
+use super::{Mixing, Reading, Weights};
 use crate::{
     explain::{
         About, Case, ExplainError, Family, Finding, Method, Price, Subject, Typed,
@@ -24,10 +23,10 @@ static ATTENTION_RELEVANCE: Typed<AttentionRelevance> = Typed {
         slug: "attention-relevance",
         family: Family::Attention,
         summary: "How much of the position that the classifier reads comes from a token through attention that raises \
-                  the score; never negative. The read position's own score holds the 1 that it starts with.",
+                  the score; never negative. Several that it reads (`read_parts`) count each by its part in the gradient. The read position's own score holds the 1 that it starts with.",
         reference: "Chefer, Gur and Wolf (2021), Generic Attention-model Explainability, ICCV, arXiv:2103.15679",
         output: Output::Logit,
-        needs: &[Need::AttentionGradient],
+        needs: &[Need::AttentionGradient, Need::ReadPosition],
         stops_early: false,
         example: "{}",
     },
@@ -41,9 +40,9 @@ static ATTENTION_RELEVANCE: Typed<AttentionRelevance> = Typed {
 #[serde(default, deny_unknown_fields)]
 pub struct AttentionRelevance {}
 
-/// One gradient for each target, at the input itself.
+/// One gradient for each target, at the input itself, and one for all where it tells which positions are read.
 fn price(_: &AttentionRelevance, subject: &Subject<'_>) -> Result<Price, ExplainError> {
-    Ok(Price { forward: 0, gradient: subject.targets as u64 })
+    Ok(Price { forward: 0, gradient: subject.targets as u64 + Reading::gradients(subject)? })
 }
 
 /// `R ← R + mean_h(∇A ⊙ A)⁺·R` from layer to layer; `score(token) = R[read position, token]`.
@@ -51,13 +50,12 @@ fn run(_: &AttentionRelevance, case: &Case<'_>) -> Result<Vec<Finding>, ExplainE
     let (labels, output) = (&case.subject.model.labels, case.subject.output);
     let seed = |&target: &usize| Ok(cotangent(labels, output, &case.logits, target)?.into());
     let seeds = case.targets.iter().map(seed).collect::<Result<Vec<Arc<[f32]>>, ExplainError>>()?;
+    let reading = Reading::of(case)?;
     let finding = |(target, weights): (usize, Weights)| {
-        let (position, read) = reader(case.subject.model, weights.tokens)?;
         let layers = (0..weights.layers.len()).map(|layer| weights.relevance(layer));
-        let scores = read(&Mixing::Relevance.mix(layers, weights.tokens));
+        let scores = reading.of_rows(&Mixing::Relevance.mix(layers, weights.tokens));
         let value = case.scalars(&weights.logits)?[target];
-        let evidence = Map::from_iter([("read_position".to_owned(), position)]);
-        Ok(token_finding(case, value, None, &scores, evidence))
+        Ok(token_finding(case, value, None, &scores, reading.evidence()))
     };
     Weights::with_slopes(case, seeds)?.into_iter().enumerate().map(finding).collect()
 }

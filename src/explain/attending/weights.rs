@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
-
 use crate::{
-    compile::anatomy::Pooling,
     explain::{Case, ExplainError},
-    model::Model,
     runtime::{Extra, Program, Row},
 };
 
@@ -62,14 +58,8 @@ impl Weights {
         seeds: Vec<Vec<Extra>>,
     ) -> Result<Vec<Self>, ExplainError> {
         let graph = case.subject.model.attention()?;
-        let words = &graph.embedded.words;
-        let x: Arc<[f32]> = case.row.ids.iter().flat_map(|&id| words.row(id)).copied().collect();
-        let row = |seed: Vec<Extra>| {
-            let extras = std::iter::once(Extra::Values(x.clone())).chain(seed).collect();
-            Row { extras, ..case.row.clone() }
-        };
         let count = graph.heads.len();
-        let outs = case.run(program, seeds.into_iter().map(row).collect())?;
+        let outs = case.run(program, seeded(case, seeds)?)?;
         let read = |out: crate::runtime::RowOut| {
             let mut values = out.values.into_iter();
             let logits = values.next().unwrap_or_default();
@@ -101,6 +91,17 @@ impl Weights {
         let mean = |at: usize| (0..heads).map(|head| value(head * size + at)).sum::<f64>() / heads as f64;
         Square { size: self.tokens, values: (0..size).map(mean).collect() }
     }
+}
+
+/// The case's row behind its word embedding, once for each of the `seeds`.
+pub(super) fn seeded(case: &Case<'_>, seeds: Vec<Vec<Extra>>) -> Result<Vec<Row>, ExplainError> {
+    let words = &case.subject.model.attention()?.embedded.words;
+    let x: Arc<[f32]> = case.row.ids.iter().flat_map(|&id| words.row(id)).copied().collect();
+    let row = |seed: Vec<Extra>| {
+        let extras = std::iter::once(Extra::Values(x.clone())).chain(seed).collect();
+        Row { extras, ..case.row.clone() }
+    };
+    Ok(seeds.into_iter().map(row).collect())
 }
 
 /// A matrix over pairs of tokens.
@@ -165,30 +166,6 @@ impl Mixing {
             }
         })
     }
-}
-
-/// Which rows the classifier reads, for the evidence, and how to read them: one position, or the mean of all where
-/// it pools over them.
-pub fn reader(model: &Model, tokens: usize) -> Result<(Value, impl Fn(&Square) -> Vec<f64>), ExplainError> {
-    let position = match model.attention()?.pooling {
-        Pooling::Position(place) => {
-            usize::try_from(if place < 0 { place + tokens as i64 } else { place }).ok()
-        }
-        Pooling::Token => tokens.checked_sub(1),
-        Pooling::Mean | Pooling::Max | Pooling::Unknown => None,
-    };
-    let position = position.filter(|&it| it < tokens);
-    let told = position.map_or(json!("mean"), |it| json!(it));
-    let read = move |square: &Square| match position {
-        Some(position) => square.row(position).to_vec(),
-        None => (0..square.size)
-            .map(|column| {
-                let column = square.values.iter().skip(column).step_by(square.size.max(1));
-                column.sum::<f64>() / square.size as f64
-            })
-            .collect(),
-    };
-    Ok((told, read))
 }
 
 #[cfg(test)]
