@@ -38,7 +38,7 @@ pub enum Reads {
     Position(i64),
     /// Those that have a gradient: logits and the gradient of the weighted logits with respect to the last hidden state,
     /// `[tokens, width]`. Extras are the embeddings and the cotangent.
-    Gradient(Deferred),
+    Gradient(Box<Deferred>),
 }
 
 impl AttentionGraph {
@@ -165,7 +165,9 @@ fn reads(compiled: &Compiled, bench: &Bench<'_>) -> Result<Reads, Unavailable> {
             let program = Held::of(&runnable, bench.weights).and_then(|held| {
                 held.defer(bench.runtime, runnable, ProgramKind::Gradient, layout, bench.workers)
             });
-            program.map(Reads::Gradient).map_err(|it| unavailable(Code::Run, it.to_string()))
+            program
+                .map(|it| Reads::Gradient(Box::new(it)))
+                .map_err(|it| unavailable(Code::Run, it.to_string()))
         }
         (Pooling::ByText | Pooling::Unknown, _) => Err(unknown()),
     }
