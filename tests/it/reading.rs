@@ -47,6 +47,13 @@ fn pooler(kind: &str, h: &Name, picked: &Name) -> Vec<Node> {
             node("ArgMax", &["as_float"], "place").with("axis", 1),
             node("GatherND", &[h, "place"], picked).with("batch_dims", 1),
         ],
+        "masked" => vec![
+            node("Equal", &["input_ids", "marked"], "is_marked"),
+            node("Cast", &["is_marked"], "as_float").with("to", 1),
+            node("Unsqueeze", &["as_float", "twos"], "mask"),
+            node("Mul", &[h, "mask"], "masked"),
+            node("ReduceSum", &["masked", "ones"], picked).with("keepdims", 0),
+        ],
         "layers" => vec![
             pick(LAYER, "zero", "below"),
             pick(h, "zero", "first"),
@@ -72,6 +79,7 @@ fn with_pooler(kind: &str) -> House {
         ("minus_one", &[], -1),
         ("marked", &[], MARKED),
         ("ones", &[1], 1),
+        ("twos", &[1], 2),
         ("minus_ones", &[1], -1),
     ] {
         graph.initializers.insert(name.into(), Tensor::from_i64(dims, &[value]));
@@ -116,6 +124,7 @@ fn the_rows_that_the_classifier_reads_are_told() {
     for (kind, told, parts) in [
         ("last", json!(last), one(last)),
         ("marked", json!(1), one(1)),
+        ("masked", json!(1), one(1)),
         ("mean", json!("mean"), several(&|_| 1.0 / TOKENS as f64)),
         ("middle", json!("several"), middle),
         ("difference", json!("several"), ends),

@@ -21,6 +21,7 @@ pub const STATE_GRAD: &str = "last_state_grad";
 /// Every node behind the state that has no rule, or whose form its rule does not cover.
 pub fn reads(cut: &Cut, state: &Value) -> Result<Graph, Refusal> {
     let logits: Value = LOGITS.into();
+    let state = &unmasked(cut, state);
     let mut cut = cut.clone();
     let own = cut.graph.outputs.clone();
     let element = cut.facts.get(state).map(|it| it.element);
@@ -49,4 +50,28 @@ pub fn reads(cut: &Cut, state: &Value) -> Result<Graph, Refusal> {
     graph.outputs.push(Port { value, ty });
     graph.prune();
     Ok(graph)
+}
+
+/// What masks are laid on to make `state`: the one operand of its shape that the embeddings reach, beside which stands
+/// something that only the text tells. A position that is masked has a gradient behind the mask, and is not read.
+fn unmasked(cut: &Cut, state: &Value) -> Value {
+    let activity = derive::activity(cut);
+    let shape = |it: &Value| cut.facts.get(it).map(|it| &it.shape);
+    let is_told = |it: &Value| {
+        let constant = cut.graph.initializers.contains_key(it)
+            || cut.facts.get(it).is_some_and(|it| it.constant.is_some());
+        !it.is_absent() && !constant && !activity.values.contains(it)
+    };
+    let mut state = state;
+    while let Some(node) = activity.path.iter().find(|it| it.outputs.first() == Some(state)) {
+        let by_element = ["Mul", "Div", "Add", "Sub", "Where"].iter().any(|it| node.is(it));
+        let active: Vec<&Value> = node.inputs.iter().filter(|it| activity.values.contains(*it)).collect();
+        match active[..] {
+            [below] if by_element && shape(below) == shape(state) && node.inputs.iter().any(is_told) => {
+                state = below;
+            }
+            _ => break,
+        }
+    }
+    state.clone()
 }
