@@ -150,7 +150,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::explain::estimators::game::{Function, Left, Stop};
+    use crate::explain::estimators::game::{Function, Over, Stop};
 
     fn options(seed: u64) -> Anchors {
         Anchors { threshold: 0.95, delta: 0.1, epsilon: 0.15, beam: 4, samples: 20_000, drawn: false, seed }
@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn a_search_ends_when_its_caller_has_left() {
-        let stopped = anchors(&mut Left(Function::new(8, conjunction)), &options(0)).unwrap_err();
+        let stopped =
+            anchors(&mut Over(Function::new(8, conjunction), || Stop::Cancelled), &options(0)).unwrap_err();
         assert!(matches!(stopped, EstimateError::Stopped(Stop::Cancelled)), "{stopped}");
     }
 

@@ -202,12 +202,12 @@ impl<F: FnMut(&Coalition) -> f64> Game for Function<F> {
     }
 }
 
-/// A game whose caller has left, which only [`Game::check`] tells.
+/// A game that is over for a reason which only [`Game::check`] tells.
 #[cfg(test)]
-pub(crate) struct Left<G>(pub(crate) G);
+pub(crate) struct Over<G>(pub(crate) G, pub(crate) fn() -> Stop);
 
 #[cfg(test)]
-impl<G: Game> Game for Left<G> {
+impl<G: Game> Game for Over<G> {
     fn players(&self) -> usize {
         self.0.players()
     }
@@ -221,7 +221,7 @@ impl<G: Game> Game for Left<G> {
     }
 
     fn check(&self) -> Result<(), Stop> {
-        Err(Stop::Cancelled)
+        Err(self.1())
     }
 }
 

@@ -270,7 +270,7 @@ fn adjusted(
 mod tests {
     use super::*;
     use crate::explain::estimators::exact_shap::exact_shap;
-    use crate::explain::estimators::game::Function;
+    use crate::explain::estimators::game::{Function, Over};
     use crate::explain::estimators::golden::{self, Groups, Table};
 
     fn options(samples: usize) -> KernelShap {
@@ -400,22 +400,8 @@ mod tests {
 
     #[test]
     fn a_deadline_that_passes_in_the_regression_ends_it() {
-        struct Late<G>(G);
-        impl<G: Game> Game for Late<G> {
-            fn players(&self) -> usize {
-                self.0.players()
-            }
-            fn outputs(&self) -> usize {
-                self.0.outputs()
-            }
-            fn evaluate(&mut self, coalitions: &[Coalition]) -> Result<Vec<Vec<f64>>, Stop> {
-                self.0.evaluate(coalitions)
-            }
-            fn check(&self) -> Result<(), Stop> {
-                Err(Stop::Deadline)
-            }
-        }
-        let run = kernel_shap(&mut Late(Function::new(12, golden::rough)), &options(300)).unwrap();
+        let run = kernel_shap(&mut Over(Function::new(12, golden::rough), || Stop::Deadline), &options(300))
+            .unwrap();
         assert!(matches!(run.ended, Ended::Stopped(Stop::Deadline)));
         assert!(run.estimate.efficiency_gap(0).abs() < 1e-9);
     }

@@ -235,7 +235,7 @@ impl<'a> Sample<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::explain::estimators::game::Left;
+    use crate::explain::estimators::game::Over;
 
     /// If 1 is present: 0.9 with 4, 0.6 without; otherwise 0.3 with 0, 0.1 without.
     fn truth(row: &Coalition) -> f64 {
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_tree_does_not_grow_for_a_caller_who_has_left() {
-        let run = decision_tree(&mut Left(Both(6, truth)), &options(3)).unwrap();
+        let run = decision_tree(&mut Over(Both(6, truth), || Stop::Cancelled), &options(3)).unwrap();
         assert!(matches!(run.ended, Ended::Stopped(Stop::Cancelled)), "{:?}", run.ended);
         assert!(run.estimate.iter().all(|tree| tree.root.split.is_none()));
     }
