@@ -124,7 +124,8 @@ def passes(bench, rounds):
                 f"{ratio(gradient, file):.2f}", *beside, target)
         engine.close()
         print()
-        print(subprocess.run([bench, "derive", str(folder)], capture_output=True, text=True, check=True).stdout)
+        for command in (["derive", str(folder)], ["profile", str(folder), "13", "32"]):
+            print(subprocess.run([bench, *command], capture_output=True, text=True, check=True).stdout)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 //! The service's numbers, one section a run: `cargo bench --bench service -- [numbers|states|settings|soak|samples] [--quick]`.
 //!
-//! `derive FOLDER` tells what deriving a model's gradient costs; `pass FOLDER` serves `benches/peers`;
+//! `derive FOLDER` tells what deriving a model's gradient costs; `profile FOLDER ROWS TOKENS` what a gradient pass spends on
+//! which operators; `pass FOLDER` serves `benches/peers`;
 //! `faithfulness FILE` compares explanations on the sentences of a file.
 //!
 //! Everything that is compared runs in turn on the same machine, and a section ends in Markdown;
 //! `scripts/bench` runs them all and keeps the sections in `benches/README.md`.
 
 mod bare;
-#[allow(dead_code)]
-#[path = "../../tests/it/evaluate.rs"]
-mod evaluate;
 mod faithfulness;
 mod host;
 mod measure;
@@ -35,6 +33,10 @@ fn main() -> anyhow::Result<()> {
         }
         ["derive", folder] => {
             pass::derive(folder.as_ref());
+            return Ok(());
+        }
+        ["profile", folder, rows, tokens] => {
+            pass::profile(folder.as_ref(), rows.parse()?, tokens.parse()?);
             return Ok(());
         }
         _ => {}

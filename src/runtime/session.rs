@@ -1,6 +1,9 @@
 //! Where one ONNX Runtime session is made and run, with each of its settings said explicitly.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use ort::{
@@ -144,6 +147,15 @@ impl Session {
 }
 
 impl Session {
+    /// The file with the time of every operator in every run so far, as ONNX Runtime writes it, of a session whose
+    /// settings ask for one.
+    ///
+    /// # Errors
+    /// In ONNX Runtime's words.
+    pub fn end_profiling(&mut self) -> Result<PathBuf, RuntimeError> {
+        Ok(self.inner.end_profiling()?.into())
+    }
+
     fn ask<'n, T>(
         &mut self,
         inputs: Vec<(String, Tensor)>,
@@ -194,6 +206,9 @@ fn build(
         .map_err(plain)?
         .with_memory_pattern(settings.memory_pattern)
         .map_err(plain)?;
+    if settings.profile {
+        builder = builder.with_profiling(std::env::temp_dir().join("explaind-profile")).map_err(plain)?;
+    }
     builder = match optimise {
         // A session that runs once or twice packs nothing.
         Optimise::Nothing => builder.with_prepacking(false).map_err(plain)?,

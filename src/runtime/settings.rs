@@ -13,10 +13,12 @@ pub struct SessionSettings {
     pub memory_pattern: bool,
     /// Whether memory comes from an arena that grows to the largest run and never shrinks.
     pub arena: bool,
+    /// Whether the time of every operator is written to a file; see [`super::Session::end_profiling`].
+    pub profile: bool,
 }
 
 impl Default for SessionSettings {
     fn default() -> Self {
-        Self { threads: 1, spinning: false, memory_pattern: false, arena: false }
+        Self { threads: 1, spinning: false, memory_pattern: false, arena: false, profile: false }
     }
 }

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 const MODEL: &str = "--model=sst2=models/sst2";
 
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A request that takes far longer than any test.
 fn endless() -> Value {
     json!({ "inputs": vec!["good ".repeat(400); 32], "timeout_ms": 60_000 })
@@ -70,6 +73,22 @@ impl Running {
 
     async fn post(&self, path: &str, body: &Value) -> reqwest::Response {
         self.client.post(self.url(path)).json(body).send().await.expect("an answer")
+    }
+
+    /// Waits until a metric has reached a value.
+    async fn reaches(&self, name: &str, value: f64) {
+        let until = Instant::now() + PATIENCE;
+        while self.metric(name).await < value {
+            assert!(Instant::now() < until, "{name} does not reach {value}");
+        }
+    }
+
+    /// Waits until a path has a status.
+    async fn turns(&self, path: &str, status: u16) {
+        let until = Instant::now() + PATIENCE;
+        while self.get(path).await.status() != status {
+            assert!(Instant::now() < until, "{path} does not turn {status}");
+        }
     }
 
     async fn metric(&self, series: &str) -> f64 {
@@ -322,9 +341,9 @@ async fn sigterm_drains_in_order_and_exits_with_zero() {
     let (url, client) = (service.url("/explain/leave-one-out"), service.client.clone());
     let long =
         tokio::spawn(async move { client.post(url).json(&endless()).send().await.expect("an answer") });
-    while service.metric("explaind_rows_total").await < 1.0 {}
+    service.reaches("explaind_rows_total", 1.0).await;
     service.signal("TERM");
-    while service.get("/readyz").await.status() != 503 {}
+    service.turns("/readyz", 503).await;
     let short = json!({ "inputs": "fine" });
     assert_eq!(service.post("/predict", &short).await.status(), 200, "work goes on while others look away");
     let refused = loop {
@@ -349,7 +368,7 @@ async fn sigint_lets_a_running_answer_finish_and_exits_with_zero() {
     let (url, client) = (service.url("/explain/leave-one-out"), service.client.clone());
     let body = json!({ "inputs": "good ".repeat(100), "timeout_ms": 60_000 });
     let running = tokio::spawn(async move { client.post(url).json(&body).send().await.expect("an answer") });
-    while service.metric("explaind_in_flight").await < 1.0 {}
+    service.reaches("explaind_in_flight", 1.0).await;
     service.signal("INT");
     assert_eq!(running.await.expect("no panic").status(), 200);
     assert_eq!(service.ended(Duration::from_secs(5)).await.code(), Some(0));
@@ -362,10 +381,10 @@ async fn a_client_that_goes_away_stops_its_work() {
     let mut stream = TcpStream::connect(&service.address).expect("a connection");
     let head = "POST /explain/leave-one-out HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length:";
     write!(stream, "{head} {}\r\n\r\n{body}", body.len()).expect("a request");
-    while service.metric("explaind_rows_total").await < 20.0 {}
+    service.reaches("explaind_rows_total", 20.0).await;
     drop(stream);
     let cancelled = r#"explaind_explanations_total{method="leave-one-out",outcome="cancelled"}"#;
-    while service.metric(cancelled).await < 1.0 {}
+    service.reaches(cancelled, 1.0).await;
     let at_once = service.metric("explaind_rows_total").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     // One row of 402 tokens fills a chunk, and each worker finishes the chunk that it has begun.
