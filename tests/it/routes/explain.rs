@@ -160,6 +160,32 @@ async fn samples_and_shares_outside_of_their_limits_are_pointed_at_with_the_limi
 }
 
 #[tokio::test]
+async fn points_and_noise_outside_of_their_limits_are_pointed_at() {
+    let service = Service::bundled();
+    let long = "word ".repeat(40);
+    for (slug, name, parameters, said) in [
+        ("integrated-gradients", "steps", json!({ "steps": 0 }), "minimum of 1"),
+        ("integrated-gradients", "steps", json!({ "steps": 1025 }), "maximum of 1024"),
+        (
+            "integrated-gradients",
+            "baseline_text",
+            json!({ "baseline": "text", "baseline_text": long }),
+            "a baseline is not longer",
+        ),
+        ("smooth-grad", "noise", json!({ "noise": -0.1 }), "minimum of 0"),
+    ] {
+        let body = json!({ "inputs": REVIEW, "parameters": parameters });
+        let told = service.post(&format!("/explain/{slug}"), body).await.refusal();
+        assert!(told.starts_with("422") && told.contains(&format!("/parameters/{name}: ")), "{slug}: {told}");
+        assert!(told.contains(said), "{slug}: {told}");
+    }
+    // JSON has no number for it, and one that is too large to be held is none.
+    let body = format!(r#"{{"inputs": "{REVIEW}", "parameters": {{"noise": 1e999}}}}"#);
+    let told = service.post_bytes("/explain/smooth-grad", body).await.refusal();
+    assert!(told.starts_with("400 malformed-json"), "{told}");
+}
+
+#[tokio::test]
 async fn no_input_and_too_many_are_refused() {
     let told = refusal(json!({ "inputs": [] })).await;
     assert!(told.starts_with("422 invalid-request\n  /inputs: "), "{told}");
