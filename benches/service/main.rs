@@ -1,13 +1,14 @@
 //! The service's numbers, one section a run: `cargo bench --bench service -- [numbers|states|settings|soak|samples] [--quick]`.
 //!
 //! `derive FOLDER` tells what deriving a model's gradient costs; `profile FOLDER ROWS TOKENS` what a gradient pass spends on
-//! which operators; `pass FOLDER` serves `benches/peers`;
+//! which operators; `device FOLDER` compares workers and chunks on a device; `pass FOLDER` serves `benches/peers`;
 //! `faithfulness FILE` compares explanations on the sentences of a file.
 //!
 //! Everything that is compared runs in turn on the same machine, and a section ends in Markdown;
 //! `scripts/bench` runs them all and keeps the sections in `benches/README.md`.
 
 mod bare;
+mod device;
 mod faithfulness;
 mod host;
 mod measure;
@@ -33,6 +34,10 @@ fn main() -> anyhow::Result<()> {
         }
         ["derive", folder] => {
             pass::derive(folder.as_ref());
+            return Ok(());
+        }
+        ["device", folder] => {
+            device::settings(folder.as_ref());
             return Ok(());
         }
         ["profile", folder, rows, tokens] => {

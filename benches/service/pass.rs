@@ -63,7 +63,7 @@ pub fn serve(folder: &Path) {
     }
 }
 
-fn ids(number: usize, tokens: usize) -> Row {
+pub fn ids(number: usize, tokens: usize) -> Row {
     Row::of((0..tokens).map(|at| (1000 + (number * 31 + at * 7) % 2000) as u32).collect::<Vec<_>>(), None)
 }
 

@@ -14,6 +14,9 @@ use std::{
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use toml::{Table, Value};
 
+use super::defaults_on;
+use crate::runtime::Device;
+
 /// Where a value came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -96,17 +99,33 @@ pub fn resolve(
     if !unknown.is_empty() {
         return Err(ConfigError::UnknownVariables(unknown));
     }
-    let Some(path) = given.get_one::<PathBuf>("config") else {
-        let listing = entries(&serve, given, &BTreeSet::new());
-        return Ok((matches, listing));
+    let (argv, from_file) = match given.get_one::<PathBuf>("config") {
+        None => (argv, BTreeSet::new()),
+        Some(path) => {
+            let failed = |cause: String| ConfigError::File { path: path.clone(), cause };
+            let (flags, from_file) = flags_of_file(path, &serve, given).map_err(failed)?;
+            let argv: Vec<OsString> = argv.into_iter().chain(flags).collect();
+            let read = command.clone().try_get_matches_from(argv.clone());
+            read.map_err(|error| failed(words(&error)))?;
+            (argv, from_file)
+        }
     };
-    let failed = |cause: String| ConfigError::File { path: path.clone(), cause };
-    let (flags, from_file) = flags_of_file(path, &serve, given).map_err(failed)?;
-    let argv = argv.into_iter().chain(flags);
-    let matches = command.try_get_matches_from(argv).map_err(|error| failed(words(&error)))?;
+    let matches = command.clone().try_get_matches_from(argv.clone())?;
+    let given = matches.subcommand_matches("serve").expect("matched before");
+    let matches = with_defaults_of_device(command, given).try_get_matches_from(argv)?;
     let given = matches.subcommand_matches("serve").expect("matched before");
     let listing = entries(&serve, given, &from_file);
     Ok((matches, listing))
+}
+
+/// Some defaults suit a device, which any of the layers may have named.
+fn with_defaults_of_device(command: Command, given: &ArgMatches) -> Command {
+    let device = given.get_one::<Device>("device").copied().unwrap_or_default();
+    command.mut_subcommand("serve", |serve| {
+        defaults_on(device)
+            .iter()
+            .fold(serve, |serve, (name, value)| serve.mut_arg(*name, |arg| arg.default_value(*value)))
+    })
 }
 
 /// A variable holds its list in one text, separated by commas. A flag is given once for each item and TOML has

@@ -99,7 +99,7 @@ pub struct EngineSettings {
     /// Where models run: `cpu`, `cuda` or `cuda:N`; a device that fails stops the start
     #[arg(long, env = "EXPLAIND_DEVICE", value_name = "DEVICE", default_value_t = Device::Cpu)]
     pub device: Device,
-    /// Worker threads, each with its own session of a model; by default the cores granted to the process
+    /// Worker threads, each with its own session of a model; by default the cores granted to the process, 2 on a GPU
     #[arg(long, env = "EXPLAIND_WORKERS", value_name = "N", default_value_t = granted_cores() as u32,
           value_parser = value_parser!(u32).range(1..=1024))]
     pub workers: u32,
@@ -107,7 +107,7 @@ pub struct EngineSettings {
     #[arg(long, env = "EXPLAIND_THREADS", value_name = "N", default_value_t = 1,
           value_parser = value_parser!(u32).range(1..=1024))]
     pub threads: u32,
-    /// Tokens a worker computes before it looks at deadlines and other requests again
+    /// Tokens a worker computes before it looks at deadlines and other requests again; on a GPU 4096 by default
     #[arg(long, env = "EXPLAIND_CHUNK_TOKENS", value_name = "N", default_value_t = 512,
           value_parser = value_parser!(u32).range(1..=1_048_576))]
     pub chunk_tokens: u32,
@@ -115,6 +115,15 @@ pub struct EngineSettings {
     #[arg(long, env = "EXPLAIND_QUEUE_TOKENS", value_name = "N", default_value_t = 4_000_000,
           value_parser = value_parser!(u64).range(1..))]
     pub queue_tokens: u64,
+}
+
+/// The defaults that differ from those of a processor. On a GPU one worker computes while the other feeds and reads, and
+/// small chunks leave it idle (`benches/README.md`).
+fn defaults_on(device: Device) -> &'static [(&'static str, &'static str)] {
+    match device {
+        Device::Cpu => &[],
+        Device::Cuda(_) => &[("workers", "2"), ("chunk_tokens", "4096")],
+    }
 }
 
 /// What one request may ask for.

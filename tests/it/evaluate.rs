@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 use explaind::compile::graph::{Element, Graph, Tensor, Value};
 use explaind::compile::probe::Batch;
 use explaind::compile::write_split;
-use explaind::runtime::{self, Data, Device, Optimise, Runtime, Session, SharedWeights, Source, Weight};
+use explaind::runtime::{self, Data, Optimise, Runtime, Session, SharedWeights, Source, Weight};
+
+use crate::support;
 
 /// Runs a graph on batches; the compiler's `Evaluate`.
 pub fn evaluate(graph: &Graph, batches: &[Batch]) -> Result<Vec<Vec<Option<Tensor>>>, String> {
@@ -48,7 +50,7 @@ impl Program {
 
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| Runtime::load(Device::Cpu, 1).expect("ONNX Runtime is installed"))
+    RUNTIME.get_or_init(support::runtime)
 }
 
 fn weight(name: &str, tensor: &Tensor) -> Weight {

@@ -21,8 +21,10 @@ use explaind::{
         graphs,
         relevance::{COMPOSITE_KEY, SUBSTITUTIONS_KEY, file_name},
     },
-    runtime::{Device, Extra, Row, Runtime, SharedWeights},
+    runtime::{Extra, Row, Runtime, SharedWeights},
 };
+
+use crate::support;
 
 /// A copy of a zoo folder, with its own gradient graph noted as made for `digest`.
 fn folder(digest: impl Fn(&Manifest) -> String, spoil: bool) -> (tempfile::TempDir, Runtime) {
@@ -31,7 +33,7 @@ fn folder(digest: impl Fn(&Manifest) -> String, spoil: bool) -> (tempfile::TempD
     for file in ["model.onnx", "config.json", "tokenizer.json", "tokenizer_config.json"] {
         fs::copy(zoo.join(file), copy.path().join(file)).expect("a file of the zoo");
     }
-    let runtime = Runtime::load(Device::Cpu, 1).expect("ONNX Runtime loads");
+    let runtime = support::runtime();
     let manifest = Manifest::read(copy.path(), None).expect("a model folder");
     let graph = graphs::read(&manifest.graph).expect("a graph");
     let compiled =

@@ -4,10 +4,12 @@ use explaind::compile::canonize;
 use explaind::compile::facts::{Fact, Facts, Length};
 use explaind::compile::graph::{Axis, Element, Graph, Node, Port, Tensor};
 use explaind::compile::probe::Batch;
+use explaind::runtime::Device;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::evaluate::evaluate;
+use crate::support;
 
 /// Versions that examples are tried in.
 const OPSETS: [i64; 2] = [17, 23];
@@ -71,7 +73,9 @@ fn gap(text: &str, opset: i64) -> Result<f64, String> {
 #[test]
 fn every_lowering_computes_what_its_operator_computes() {
     let mut failures = Vec::new();
-    for example in canonize::examples() {
+    // ONNX Runtime runs it on a processor alone.
+    let runs = |it: &&str| support::runtime().device == Device::Cpu || !it.contains("LeakyRelu");
+    for example in canonize::examples().filter(runs) {
         let outcome = gap(example, OPSETS[0]).or_else(|first| {
             gap(example, OPSETS[1]).map_err(|second| format!("{first}; opset 23: {second}"))
         });

@@ -21,7 +21,7 @@ fn endless() -> Value {
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_explaind"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments);
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).env("EXPLAIND_DEVICE", "cpu");
     command
 }
 
@@ -140,6 +140,19 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
         assert!(listing.lines().any(|it| it == line), "{line} is not in\n{listing}");
     }
     assert!(output.status.success());
+}
+
+#[test]
+fn the_defaults_of_the_engine_are_those_of_the_device() {
+    let file = file("device = \"cuda:1\"\nchunk_tokens = 100\n[models]\nfilm = \"models/sst2\"\n");
+    let path = file.path().display().to_string();
+    let mut command = command(&["serve", "--config", &path, "--check-config"]);
+    let listing = told(&command.env_remove("EXPLAIND_DEVICE").output().expect("the program runs").stdout);
+    for line in ["device = cuda:1 (file)", "workers = 2 (default)", "chunk_tokens = 100 (file)"] {
+        assert!(listing.lines().any(|it| it == line), "{line} is not in\n{listing}");
+    }
+    let listing = told(&run(&["serve", MODEL, "--check-config", "--device=cuda"], &[]).stdout);
+    assert!(listing.lines().any(|it| it == "chunk_tokens = 4096 (default)"), "{listing}");
 }
 
 #[test]

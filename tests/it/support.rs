@@ -11,9 +11,16 @@ use explaind::{
 /// Workers of every house in the tests.
 pub const WORKERS: usize = 2;
 
+/// ONNX Runtime on the device that `EXPLAIND_DEVICE` names, as the service reads it: the same tests, and the same bounds,
+/// hold on a processor and on a GPU.
+pub fn runtime() -> Runtime {
+    let device = std::env::var("EXPLAIND_DEVICE").map_or(Device::Cpu, |it| it.parse().expect("a device"));
+    Runtime::load(device, 1).expect("ONNX Runtime loads")
+}
+
 /// How the tests open models.
 pub fn open_settings() -> OpenSettings {
-    OpenSettings { runtime: Runtime::load(Device::Cpu, 1).expect("ONNX Runtime loads"), workers: WORKERS }
+    OpenSettings { runtime: runtime(), workers: WORKERS }
 }
 
 /// A house with one model.

@@ -14,7 +14,7 @@ async fn an_open_model_tells_labels_limits_and_methods() {
     assert_eq!(page["status"], "ready");
     assert_eq!(page["labels"], serde_json::json!(["negative", "positive"]));
     assert_eq!(page["activation"], "softmax");
-    assert_eq!(page["device"], "cpu");
+    assert_eq!(page["device"], support::runtime().device.to_string());
     assert_eq!((&page["limits"]["max_length"], &page["limits"]["max_inputs"]), (&512.into(), &3.into()));
     assert_eq!(page["digest"].as_str().unwrap().len(), 64);
     let methods = page["methods"].as_array().unwrap();
