@@ -17,8 +17,8 @@ use crate::{
         refusal::{Code, Refusal},
     },
     runtime::{
-        Data, Deferred, Device, Dim, Element, InputSlot, Layout, Optimise, OutputSlot, Padding, Program,
-        ProgramKind, Role, Runtime, Session, SharedWeights, Tensor,
+        Data, Deferred, Device, Dim, Element, InputSlot, Layout, OutputSlot, Padding, Program, ProgramKind,
+        Role, Runtime, Session, SharedWeights, Tensor,
     },
 };
 
@@ -262,7 +262,7 @@ pub(super) fn unavailable(code: Code, reason: String) -> Unavailable {
     }
 }
 
-/// Runs a graph as it is on every batch: the compiler's eyes.
+/// Runs a graph as it is on every batch, wherever it is to be served: the compiler's eyes.
 ///
 /// # Errors
 /// ONNX Runtime's words.
@@ -275,7 +275,7 @@ pub fn evaluate(
     let outputs: Vec<String> = graph.outputs.iter().map(|it| it.value.to_string()).collect();
     let say = |error: crate::runtime::RuntimeError| error.to_string();
     let runnable = graphs::runnable(graph);
-    let mut session = Session::open(runtime, &runnable, weights, Optimise::Nothing).map_err(say)?;
+    let mut session = Session::on_trial(runtime, &runnable, weights).map_err(say)?;
     let mut answers = Vec::with_capacity(batches.len());
     for batch in batches {
         let inputs = batch

@@ -9,8 +9,8 @@ use super::{
     trial,
 };
 use crate::runtime::{
-    Dim, Element, Graph, Layout, Optimise, Outlet, OutputSlot, Program, ProgramKind, Row, RuntimeError,
-    Session, SharedWeights,
+    Dim, Element, Graph, Layout, Outlet, OutputSlot, Program, ProgramKind, Row, RuntimeError, Session,
+    SharedWeights,
 };
 
 /// A masked language model that shares its classifier's vocabulary.
@@ -46,17 +46,15 @@ impl FillMask {
         let (runtime, weights) = (&settings.runtime, SharedWeights::default());
         let graph = graphs::read_shared(&manifest.graph, &weights)
             .map_or_else(|_| Graph::file(&manifest.graph), |graph| graphs::runnable(&graph));
-        let session = Session::open(runtime, &graph, &weights, Optimise::Everything).map_err(failed)?;
+        let session = Session::on_trial(runtime, &graph, &weights).map_err(failed)?;
         let (inputs, padding) = open::inputs(&session.inputs(), &manifest).map_err(odd)?;
         let name = logits(&session.outputs()).map_err(odd)?;
-        drop(session);
         let outputs = vec![OutputSlot { name, dims: vec![Dim::Sequence] }];
         let layout = Layout { inputs, outputs, padding, counted: None, least: 1 };
         let kind = ProgramKind::Forward;
-        let mut program =
-            Program::open(runtime, &graph, &weights, kind, layout, settings.workers).map_err(failed)?;
+        let mut tried = Program::of(session, kind, layout);
         let row = Row::of(tokenizer.shortest_ids(), None);
-        let columns = match program.probe(&row).map_err(failed)?[..] {
+        let columns = match tried.probe(&row).map_err(failed)?[..] {
             [1, length, columns] if length == row.len() => columns,
             ref other => return Err(odd(format!("its logits are {other:?}, not [1, tokens, vocabulary]"))),
         };
@@ -66,8 +64,15 @@ impl FillMask {
                 "its logits have {columns} columns for a vocabulary of {tokens} tokens"
             )));
         }
-        program.layout.outputs[0].dims.push(Dim::Fixed(columns));
-        program.layout.padding = trial::padding(&program, &row).0;
+        tried.layout.outputs[0].dims.push(Dim::Fixed(columns));
+        tried.layout.padding = trial::padding(&tried, &row).0;
+        let layout = tried.layout.clone();
+        let program = Program::open(runtime, &graph, &weights, kind, layout, settings.workers);
+        let program = program.map_err(failed)?;
+        let device = runtime.device;
+        if let Some((rows, gap)) = trial::strays(&program, &tried, &row, device).map_err(failed)? {
+            return Err(OpenError::Strays { file: file(&manifest.graph), device, rows, gap });
+        }
         Ok(Self {
             digest: manifest.digest()?,
             program: Arc::new(program),

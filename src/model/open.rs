@@ -11,8 +11,8 @@ use super::{
 };
 use crate::compile::{self, Compiled, locate::Logits, refusal::Code};
 use crate::runtime::{
-    Dim, Element, Graph, InputSlot, Layout, Optimise, Outlet, OutputSlot, Padding, Program, ProgramKind,
-    Role, Runtime, RuntimeError, Session, SharedWeights, release_freed_memory,
+    Device, Dim, Element, Graph, InputSlot, Layout, Outlet, OutputSlot, Padding, Program, ProgramKind, Role,
+    Runtime, RuntimeError, Session, SharedWeights, release_freed_memory,
 };
 
 /// How models are opened.
@@ -61,6 +61,20 @@ pub enum OpenError {
         file: String,
         /// What was found instead.
         detail: String,
+    },
+    /// What serves must compute what the graph does.
+    #[error(
+        "{file}: on `{device}`, {rows} equal rows get logits that are off by {gap:.2e}: serve this model on `cpu`"
+    )]
+    Strays {
+        /// The file.
+        file: String,
+        /// The device that was asked for.
+        device: Device,
+        /// Rows in the batch.
+        rows: usize,
+        /// The largest difference from the graph's logits, as it is, on the processor.
+        gap: f32,
     },
     /// A companion must share the classifier's vocabulary, so that its words can be put into the classifier's rows.
     #[error("{file}: not the classifier's vocabulary: {difference}")]
@@ -161,34 +175,30 @@ impl Model {
             (Ok(graph), _) => graphs::runnable(graph),
             (Err(_), _) => Graph::file(&manifest.graph),
         };
-        let session =
-            Session::open(&settings.runtime, &graph, weights, Optimise::Everything).map_err(failed)?;
+        let session = Session::on_trial(&settings.runtime, &graph, weights).map_err(failed)?;
         let layout = layout(&session.inputs(), &session.outputs(), manifest).map_err(odd)?;
         let precision = precision(&session, &layout);
-        drop(session);
-        let mut forward =
-            Program::open(&settings.runtime, &graph, weights, ProgramKind::Forward, layout, settings.workers)
-                .map_err(failed)?;
+        let mut tried = Program::of(session, ProgramKind::Forward, layout);
         let ids = tokenizer.shortest_ids();
-        let (least, width) = trial::least(&mut forward, &ids, tokenizer.specials(false)).map_err(failed)?;
-        forward.layout.least = least;
-        forward.layout.outputs[0].dims = vec![Dim::Fixed(width)];
+        let (least, width) = trial::least(&mut tried, &ids, tokenizer.specials(false)).map_err(failed)?;
+        tried.layout.least = least;
+        tried.layout.outputs[0].dims = vec![Dim::Fixed(width)];
         let shortest = trial::row(&ids, least.max(ids.len()));
         if shortest.len() > ids.len() {
             warnings.push(format!(
                 "the graph does not run on fewer than {least} tokens: shorter texts are refused"
             ));
         }
-        let max_length = trial::longest(&mut forward, &ids, shortest.len(), manifest.max_length);
+        let max_length = trial::longest(&mut tried, &ids, shortest.len(), manifest.max_length);
         if let Some(limit) = max_length.filter(|_| max_length != manifest.max_length) {
             warnings.push(too_long(manifest, limit));
             tokenizer = tokenizer.with_limit(max_length, manifest.truncation_side);
         }
-        let (padding, warning) = trial::padding(&forward, &shortest);
-        forward.layout.padding = padding;
+        let (padding, warning) = trial::padding(&tried, &shortest);
+        tried.layout.padding = padding;
         warnings.extend(warning.map(str::to_owned));
-        forward.layout.counted = trial::counted(&forward, &shortest, &manifest.special);
-        if let Some(name) = forward.layout.counted.and_then(|it| tokenizer.token_text(it)) {
+        tried.layout.counted = trial::counted(&tried, &shortest, &manifest.special);
+        if let Some(name) = tried.layout.counted.and_then(|it| tokenizer.token_text(it)) {
             warnings.push(format!(
                 "the graph reads every `{name}` of a batch at once: only rows that hold as many share one"
             ));
@@ -209,7 +219,16 @@ impl Model {
                     .to_owned(),
             );
         }
-        let (runtime, workers, layout) = (&settings.runtime, settings.workers, &forward.layout);
+        let (runtime, workers) = (&settings.runtime, settings.workers);
+        let layout = tried.layout.clone();
+        let forward = Program::open(runtime, &graph, weights, ProgramKind::Forward, layout, workers);
+        let forward = forward.map_err(failed)?;
+        let device = runtime.device;
+        if let Some((rows, gap)) = trial::strays(&forward, &tried, &shortest, device).map_err(failed)? {
+            return Err(OpenError::Strays { file, device, rows, gap });
+        }
+        drop(tried);
+        let layout = &forward.layout;
         let bench = derived::Bench { runtime, weights, workers, layout };
         let digest = manifest.digest()?;
         let relevance = compiled
@@ -235,7 +254,7 @@ impl Model {
             max_length,
             precision,
             tolerance: compiled.as_ref().map_or(0.0, Compiled::tolerance),
-            device: settings.runtime.device,
+            device,
             forward: Arc::new(forward),
             gradient,
             intervention,

@@ -1,7 +1,7 @@
 //! Where a program is tried on a few rows when its model opens, to learn what it takes.
 
 use super::SpecialTokens;
-use crate::runtime::{Padding, Program, Row, RuntimeError};
+use crate::runtime::{Device, Padding, Program, Row, RuntimeError};
 
 /// The longest row that is tried: beyond it, a folder's word is taken.
 const LONGEST: usize = 1025;
@@ -86,6 +86,28 @@ pub(super) fn counted(forward: &Program, row: &Row, special: &SpecialTokens) -> 
     forward.run(0, &[row.clone(), row.clone()]).ok()?;
     (!forward.counts_apart(row, token, other).unwrap_or(false)).then_some(token)
 }
+
+/// The rows of a batch, and the difference, for which what serves strays from what was tried. A processor runs the same
+/// kernels on both, and only shows that they run. CUDA's product of matrices is wrong where operands broadcast each other
+/// and happen to be as many, such as rows and heads.
+///
+/// # Errors
+/// In ONNX Runtime's words.
+pub(super) fn strays(
+    served: &Program,
+    tried: &Program,
+    row: &Row,
+    device: Device,
+) -> Result<Option<(usize, f32)>, RuntimeError> {
+    let together = served.layout.padding != Padding::Alone;
+    match device {
+        Device::Cpu => served.run(0, std::slice::from_ref(row)).map(|_| None),
+        Device::Cuda(_) => served.strays_from(tried, row, 1..=if together { MOST_HEADS } else { 1 }),
+    }
+}
+
+/// Rows that are tried together.
+const MOST_HEADS: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -74,6 +74,11 @@ impl Runtime {
         let settings = SessionSettings { threads: threads.max(1), ..SessionSettings::default() };
         Ok(Self { environment, device, settings, library })
     }
+
+    /// The same library on the host's processor.
+    pub fn on_processor(&self) -> Self {
+        Self { device: Device::Cpu, ..self.clone() }
+    }
 }
 
 /// Lets the C library keep up to 64 MiB of what a run gave back. By its defaults every large tensor of a run is

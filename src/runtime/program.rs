@@ -61,6 +61,11 @@ impl Program {
         Ok(Self { kind, layout, sessions })
     }
 
+    /// A program of one session.
+    pub fn of(session: Session, kind: ProgramKind, layout: Layout) -> Self {
+        Self { kind, layout, sessions: vec![Mutex::new(session)] }
+    }
+
     /// The size of the first output's last axis, found by running `row`.
     ///
     /// # Errors
@@ -111,6 +116,33 @@ impl Program {
         });
         let once: Vec<u32> = once.collect();
         self.keeps(&[Row::of(ids, None), Row::of(once, None)], 2)
+    }
+
+    /// The first number of equal rows whose first outputs are not those of `other`, to within a twentieth of the largest
+    /// value, which leaves room for half precision; and the difference.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn strays_from(
+        &self,
+        other: &Self,
+        row: &Row,
+        counts: impl IntoIterator<Item = usize>,
+    ) -> Result<Option<(usize, f32)>, RuntimeError> {
+        for count in counts {
+            let rows = vec![row.clone(); count];
+            let (ours, theirs) = (self.run(0, &rows)?, other.run(0, &rows)?);
+            let pairs = || {
+                let pairs = ours.iter().zip(&theirs);
+                pairs.flat_map(|(ours, theirs)| ours.values[0].iter().zip(&theirs.values[0]))
+            };
+            let largest = pairs().fold(0.0f32, |most, (_, it)| most.max(it.abs()));
+            let gap = pairs().fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+            if gap > 0.05 * largest || gap.is_nan() {
+                return Ok(Some((count, gap)));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether the first `count` of `rows` get the same first output beside the others as alone.

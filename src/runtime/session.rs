@@ -95,6 +95,18 @@ impl Session {
         Self::with(runtime, graph, &weights.of(graph)?, weights, optimise)
     }
 
+    /// Opens `graph` as it is, to learn what it takes: on the processor, whose kernels refuse what does not fit, where CUDA's
+    /// read past the end of a table without a word; on the device if the processor lacks an operator of the graph.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn on_trial(runtime: &Runtime, graph: &Graph, weights: &SharedWeights) -> Result<Self, RuntimeError> {
+        match Self::open(&runtime.on_processor(), graph, weights, Optimise::Nothing) {
+            Err(_) if runtime.device != Device::Cpu => Self::open(runtime, graph, weights, Optimise::Nothing),
+            opened => opened,
+        }
+    }
+
     /// As [`Session::open`], the graph's `values` looked up among `weights` before.
     pub(super) fn with(
         runtime: &Runtime,

@@ -1,10 +1,16 @@
 //! The engine: work that nobody waits for any more stops within a chunk.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use explaind::runtime::{Cancel, Row, Scheduler, SchedulerSettings, Stop};
+use explaind::{
+    model::Model,
+    runtime::{Cancel, Row, Scheduler, SchedulerSettings, Stop},
+};
 
-use crate::support::{WORKERS, bundled};
+use crate::support::{WORKERS, bundled, open_settings};
 
 const TOKENS: usize = 25;
 const CHUNK: usize = 512;
@@ -108,4 +114,16 @@ fn nobody_waits_longer_than_the_last_deadline() {
         panic!("there is no room");
     };
     assert!((1..=3).contains(&busy.retry_after.as_secs()), "{busy:?}");
+}
+
+#[test]
+fn a_program_strays_from_one_of_other_weights_and_from_none_of_its_own() {
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/public");
+    let open = |name| Model::open(name, &zoo.join(name), &open_settings()).expect("a model of the zoo");
+    let [first, same, other] = ["bert-legacy17", "bert-dynamo18", "roberta-legacy17"].map(open);
+    let row = Row::of(vec![2, 7, 5, 3], None);
+    let strays = |from: &Model| first.forward.strays_from(&from.forward, &row, 1..=3).expect("rows that run");
+    assert_eq!(strays(&same), None);
+    let (rows, gap) = strays(&other).expect("other weights");
+    assert!(rows == 1 && gap > 0.0, "{rows} rows, {gap}");
 }

@@ -5,13 +5,15 @@ use std::sync::OnceLock;
 use explaind::compile::graph::{Element, Graph, Tensor, Value};
 use explaind::compile::probe::Batch;
 use explaind::compile::write_split;
-use explaind::runtime::{self, Data, Optimise, Runtime, Session, SharedWeights, Source, Weight};
+use explaind::runtime::{
+    self, Data, Optimise, Runtime, RuntimeError, Session, SharedWeights, Source, Weight,
+};
 
 use crate::support;
 
-/// Runs a graph on batches; the compiler's `Evaluate`.
+/// Runs a graph on batches; the compiler's `Evaluate`, which is a trial.
 pub fn evaluate(graph: &Graph, batches: &[Batch]) -> Result<Vec<Vec<Option<Tensor>>>, String> {
-    let mut program = Program::open(graph)?;
+    let mut program = Program::of(graph, Session::on_trial)?;
     batches.iter().map(|batch| program.run(batch)).collect()
 }
 
@@ -25,13 +27,20 @@ pub struct Program {
 }
 
 impl Program {
-    /// Opens a graph.
+    /// Opens a graph on the device.
     pub fn open(graph: &Graph) -> Result<Self, String> {
+        Self::of(graph, |runtime, graph, weights| Session::open(runtime, graph, weights, Optimise::Nothing))
+    }
+
+    fn of(
+        graph: &Graph,
+        open: impl Fn(&Runtime, &runtime::Graph, &SharedWeights) -> Result<Session, RuntimeError>,
+    ) -> Result<Self, String> {
         let split = write_split(graph, &|it| it.data().len() > THRESHOLD);
         let weights = split.weights.iter().map(|(name, tensor)| weight(name, tensor)).collect();
         let split = runtime::Graph { model: Source::Bytes(split.model.into()), weights };
-        let session = Session::open(runtime(), &split, &SharedWeights::default(), Optimise::Nothing);
-        let session = session.map_err(|error| error.to_string())?;
+        let session =
+            open(runtime(), &split, &SharedWeights::default()).map_err(|error| error.to_string())?;
         let outputs = session.outputs().into_iter().map(|it| (it.name, it.element.is_some())).collect();
         Ok(Self { session, outputs })
     }

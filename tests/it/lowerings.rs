@@ -73,14 +73,17 @@ fn gap(text: &str, opset: i64) -> Result<f64, String> {
 #[test]
 fn every_lowering_computes_what_its_operator_computes() {
     let mut failures = Vec::new();
-    // ONNX Runtime runs it on a processor alone.
-    let runs = |it: &&str| support::runtime().device == Device::Cpu || !it.contains("LeakyRelu");
+    let on_processor = support::runtime().device == Device::Cpu;
+    // CUDA's fused convolution knows no other activation than Relu.
+    let runs = |it: &&str| on_processor || !it.contains("LeakyRelu");
+    // Of a row without any key, which attention makes of all of them, its kernels give other numbers.
+    let bound = |it: &str| if on_processor || !it.contains("::Attention(") { 2e-6 } else { 1e-3 };
     for example in canonize::examples().filter(runs) {
         let outcome = gap(example, OPSETS[0]).or_else(|first| {
             gap(example, OPSETS[1]).map_err(|second| format!("{first}; opset 23: {second}"))
         });
         match outcome {
-            Ok(gap) if gap < 2e-6 => {}
+            Ok(gap) if gap < bound(example) => {}
             Ok(gap) => failures.push(format!("{example}: off by {gap:e}")),
             Err(reason) => failures.push(format!("{example}: {reason}")),
         }
