@@ -64,7 +64,7 @@ pub enum OpenError {
     },
     /// What serves must compute what the graph does.
     #[error(
-        "{file}: on `{device}`, {rows} equal rows get logits that are off by {gap:.2e}: serve this model on `cpu`"
+        "{file}: on `{device}`, {rows} equal rows get logits that are off by {gap:.2e} of the largest: serve this model on `cpu`"
     )]
     Strays {
         /// The file.
@@ -73,7 +73,7 @@ pub enum OpenError {
         device: Device,
         /// Rows in the batch.
         rows: usize,
-        /// The largest difference from the graph's logits, as it is, on the processor.
+        /// The largest difference from the logits on the processor, in parts of the largest of them.
         gap: f32,
     },
     /// A companion must share the classifier's vocabulary, so that its words can be put into the classifier's rows.

@@ -118,8 +118,8 @@ impl Program {
         self.keeps(&[Row::of(ids, None), Row::of(once, None)], 2)
     }
 
-    /// The first number of equal rows whose first outputs are not those of `other`, to within a twentieth of the largest
-    /// value, which leaves room for half precision; and the difference.
+    /// The first number of equal rows whose first outputs are not those of `other`, to within a twentieth of a row's largest
+    /// value, which leaves room for half precision; and the difference in parts of it.
     ///
     /// # Errors
     /// As [`Program::run`].
@@ -132,13 +132,9 @@ impl Program {
         for count in counts {
             let rows = vec![row.clone(); count];
             let (ours, theirs) = (self.run(0, &rows)?, other.run(0, &rows)?);
-            let pairs = || {
-                let pairs = ours.iter().zip(&theirs);
-                pairs.flat_map(|(ours, theirs)| ours.values[0].iter().zip(&theirs.values[0]))
-            };
-            let largest = pairs().fold(0.0f32, |most, (_, it)| most.max(it.abs()));
-            let gap = pairs().fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
-            if gap > 0.05 * largest || gap.is_nan() {
+            let gaps = ours.iter().zip(&theirs).map(|(a, b)| gap(&a.values[0], &b.values[0]));
+            let gap = gaps.max_by(f32::total_cmp).unwrap_or(0.0);
+            if gap > 0.05 {
                 return Ok(Some((count, gap)));
             }
         }
@@ -150,8 +146,7 @@ impl Program {
         let together = self.run(0, rows)?;
         for (row, beside) in rows.iter().zip(together).take(count) {
             let alone = self.run(0, std::slice::from_ref(row))?.swap_remove(0).values.swap_remove(0);
-            let largest = alone.iter().fold(0.0f32, |most, it| most.max(it.abs()));
-            if alone.iter().zip(&beside.values[0]).any(|(a, b)| (a - b).abs() > 0.01 * largest) {
+            if gap(&beside.values[0], &alone) > 0.01 {
                 return Ok(false);
             }
         }
@@ -173,8 +168,36 @@ impl Program {
     }
 }
 
+/// The largest difference in parts of the largest value of `known`; infinite where a value is no number.
+fn gap(values: &[f32], known: &[f32]) -> f32 {
+    let largest = known.iter().fold(0.0f32, |most, it| most.max(it.abs()));
+    let part = |(a, b): (&f32, &f32)| match (a - b).abs() {
+        0.0 => 0.0,
+        it if it.is_nan() => f32::INFINITY,
+        it => it / largest,
+    };
+    values.iter().zip(known).map(part).fold(0.0, f32::max)
+}
+
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Program").field("kind", &self.kind).field("sessions", &self.sessions.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gap;
+
+    #[test]
+    fn a_gap_is_told_in_parts_of_the_largest_value_and_never_lost_in_what_is_no_number() {
+        assert_eq!(gap(&[1.0, -3.0], &[1.0, -4.0]), 0.25);
+        assert_eq!((gap(&[0.0], &[0.0]), gap(&[1.0], &[0.0])), (0.0, f32::INFINITY));
+        for values in [[f32::NAN, 1.0], [1.0, f32::NAN]] {
+            assert_eq!(
+                (gap(&values, &[1.0, 1.0]), gap(&[1.0, 1.0], &values)),
+                (f32::INFINITY, f32::INFINITY)
+            );
+        }
     }
 }
