@@ -1,15 +1,19 @@
 //! How many workers and how large chunks suit a device: `EXPLAIND_DEVICE=cuda cargo bench --bench service -- device FOLDER`.
 
-use std::{path::Path, sync::Arc, time::Duration, time::Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use explaind::{
     model::{Model, OpenSettings},
-    runtime::{Cancel, Device, Extra, Program, Row, Runtime, Scheduler, SchedulerSettings},
+    runtime::{Cancel, Device, Program, Row, Runtime, Scheduler, SchedulerSettings},
 };
 
 use crate::{
     measure::{median, row, table, timed},
-    pass::ids,
+    pass::{ids, points},
 };
 
 /// Rows that one measurement evaluates, and the tokens of each.
@@ -30,12 +34,7 @@ pub fn settings(folder: &Path) {
         let graph = model.gradient().unwrap_or_else(|missing| panic!("{}", missing.reason));
         for (count, tokens) in SHAPES {
             let rows: Vec<Row> = (0..count).map(|number| ids(number, tokens)).collect();
-            let cotangent: Arc<[f32]> = (0..model.labels.len()).map(|at| f32::from(at == 0)).collect();
-            let points = rows.iter().map(|row| {
-                let point: Arc<[f32]> = row.ids.iter().flat_map(|&id| graph.words.row(id)).copied().collect();
-                Row { extras: vec![Extra::Values(point), Extra::Values(cotangent.clone())], ..row.clone() }
-            });
-            let points: Vec<Row> = points.collect();
+            let points = points(&model, graph, rows.clone());
             for (name, program, rows) in
                 [("forward", &model.forward, &rows), ("gradient", &graph.gradient, &points)]
             {

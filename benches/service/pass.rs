@@ -9,7 +9,7 @@ use explaind::{
         graph::{Graph, Tensor},
         probe::{Batch, Hints},
     },
-    model::{Manifest, Model, OpenSettings, derived, graphs},
+    model::{GradientGraph, Manifest, Model, OpenSettings, derived, graphs},
     runtime::{
         Data, Device, Extra, Optimise, Program, Row, Runtime, Session, SessionSettings, SharedWeights,
         Tensor as Fed, granted_cores, release_freed_memory,
@@ -46,12 +46,7 @@ pub fn serve(folder: &Path) {
             model.relevance(it).unwrap_or_else(|missing| panic!("{}", missing.reason)).program.clone()
         });
         let (time, answers) = if what == "gradient" || relevance.is_some() {
-            let cotangent: Arc<[f32]> = (0..model.labels.len()).map(|at| f32::from(at == 0)).collect();
-            let rows = rows.into_iter().map(|row| {
-                let point: Arc<[f32]> = row.ids.iter().flat_map(|&id| graph.words.row(id)).copied().collect();
-                Row { extras: vec![Extra::Values(point), Extra::Values(cotangent.clone())], ..row }
-            });
-            let rows = rows.collect();
+            let rows = points(&model, graph, rows);
             let program = relevance.as_ref().unwrap_or(&graph.gradient);
             timed(|| lane.evaluate(program, rows))
         } else {
@@ -63,6 +58,17 @@ pub fn serve(folder: &Path) {
     }
 }
 
+/// The rows as points of gradient passes: their own embeddings, and the first label's cotangent.
+pub fn points(model: &Model, graph: &GradientGraph, rows: Vec<Row>) -> Vec<Row> {
+    let cotangent: Arc<[f32]> = (0..model.labels.len()).map(|at| f32::from(at == 0)).collect();
+    let point = |row: Row| {
+        let point: Arc<[f32]> = row.ids.iter().flat_map(|&id| graph.words.row(id)).copied().collect();
+        Row { extras: vec![Extra::Values(point), Extra::Values(cotangent.clone())], ..row }
+    };
+    rows.into_iter().map(point).collect()
+}
+
+/// A row of so many tokens, by its number.
 pub fn ids(number: usize, tokens: usize) -> Row {
     Row::of((0..tokens).map(|at| (1000 + (number * 31 + at * 7) % 2000) as u32).collect::<Vec<_>>(), None)
 }

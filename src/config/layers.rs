@@ -99,20 +99,18 @@ pub fn resolve(
     if !unknown.is_empty() {
         return Err(ConfigError::UnknownVariables(unknown));
     }
-    let (argv, from_file) = match given.get_one::<PathBuf>("config") {
-        None => (argv, BTreeSet::new()),
-        Some(path) => {
-            let failed = |cause: String| ConfigError::File { path: path.clone(), cause };
-            let (flags, from_file) = flags_of_file(path, &serve, given).map_err(failed)?;
-            let argv: Vec<OsString> = argv.into_iter().chain(flags).collect();
-            let read = command.clone().try_get_matches_from(argv.clone());
-            read.map_err(|error| failed(words(&error)))?;
-            (argv, from_file)
-        }
-    };
-    let matches = command.clone().try_get_matches_from(argv.clone())?;
-    let given = matches.subcommand_matches("serve").expect("matched before");
-    let matches = with_defaults_of_device(command, given).try_get_matches_from(argv)?;
+    let (mut argv, mut from_file) = (argv, BTreeSet::new());
+    let mut command = with_defaults_of_device(command, given);
+    if let Some(path) = given.get_one::<PathBuf>("config") {
+        let failed = |cause: String| ConfigError::File { path: path.clone(), cause };
+        let (flags, names) = flags_of_file(path, &serve, given).map_err(failed)?;
+        argv.extend(flags);
+        let read = command.clone().try_get_matches_from(argv.clone());
+        let read = read.map_err(|error| failed(words(&error)))?;
+        command = with_defaults_of_device(command, read.subcommand_matches("serve").expect("matched before"));
+        from_file = names;
+    }
+    let matches = command.try_get_matches_from(argv)?;
     let given = matches.subcommand_matches("serve").expect("matched before");
     let listing = entries(&serve, given, &from_file);
     Ok((matches, listing))

@@ -66,13 +66,7 @@ impl FillMask {
         }
         tried.layout.outputs[0].dims.push(Dim::Fixed(columns));
         tried.layout.padding = trial::padding(&tried, &row).0;
-        let layout = tried.layout.clone();
-        let program = Program::open(runtime, &graph, &weights, kind, layout, settings.workers);
-        let program = program.map_err(failed)?;
-        let device = runtime.device;
-        if let Some((rows, gap)) = trial::strays(&program, &tried, &row, device).map_err(failed)? {
-            return Err(OpenError::Strays { file: file(&manifest.graph), device, rows, gap });
-        }
+        let program = trial::serve(&tried, &graph, &weights, &row, (settings, &file(&manifest.graph)))?;
         Ok(Self {
             digest: manifest.digest()?,
             program: Arc::new(program),

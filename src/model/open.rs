@@ -219,16 +219,9 @@ impl Model {
                     .to_owned(),
             );
         }
-        let (runtime, workers) = (&settings.runtime, settings.workers);
-        let layout = tried.layout.clone();
-        let forward = Program::open(runtime, &graph, weights, ProgramKind::Forward, layout, workers);
-        let forward = forward.map_err(failed)?;
-        let device = runtime.device;
-        if let Some((rows, gap)) = trial::strays(&forward, &tried, &shortest, device).map_err(failed)? {
-            return Err(OpenError::Strays { file, device, rows, gap });
-        }
+        let forward = trial::serve(&tried, &graph, weights, &shortest, (settings, &file))?;
         drop(tried);
-        let layout = &forward.layout;
+        let (runtime, workers, layout) = (&settings.runtime, settings.workers, &forward.layout);
         let bench = derived::Bench { runtime, weights, workers, layout };
         let digest = manifest.digest()?;
         let relevance = compiled
@@ -254,7 +247,7 @@ impl Model {
             max_length,
             precision,
             tolerance: compiled.as_ref().map_or(0.0, Compiled::tolerance),
-            device,
+            device: settings.runtime.device,
             forward: Arc::new(forward),
             gradient,
             intervention,

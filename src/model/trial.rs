@@ -1,7 +1,7 @@
 //! Where a program is tried on a few rows when its model opens, to learn what it takes.
 
-use super::SpecialTokens;
-use crate::runtime::{Device, Padding, Program, Row, RuntimeError};
+use super::{OpenError, OpenSettings, SpecialTokens};
+use crate::runtime::{Device, Graph, Padding, Program, Row, RuntimeError, SharedWeights};
 
 /// The longest row that is tried: beyond it, a folder's word is taken.
 const LONGEST: usize = 1025;
@@ -87,22 +87,34 @@ pub(super) fn counted(forward: &Program, row: &Row, special: &SpecialTokens) -> 
     (!forward.counts_apart(row, token, other).unwrap_or(false)).then_some(token)
 }
 
-/// The rows of a batch, and the difference, for which what serves strays from what was tried. A processor runs the same
+/// Starts the sessions that serve what was tried, in its layout, and holds them against it. A processor runs the same
 /// kernels on both, and only shows that they run. CUDA's product of matrices is wrong where operands broadcast each other
 /// and happen to be as many, such as rows and heads.
 ///
 /// # Errors
-/// In ONNX Runtime's words.
-pub(super) fn strays(
-    served: &Program,
+/// [`OpenError`]: the graph does not run on the device, or computes something else there.
+pub(super) fn serve(
     tried: &Program,
+    graph: &Graph,
+    weights: &SharedWeights,
     row: &Row,
-    device: Device,
-) -> Result<Option<(usize, f32)>, RuntimeError> {
-    let together = served.layout.padding != Padding::Alone;
-    match device {
-        Device::Cpu => served.run(0, std::slice::from_ref(row)).map(|_| None),
-        Device::Cuda(_) => served.strays_from(tried, row, 1..=if together { MOST_HEADS } else { 1 }),
+    (settings, file): (&OpenSettings, &str),
+) -> Result<Program, OpenError> {
+    let failed = |cause| OpenError::Graph { file: file.to_owned(), cause };
+    let (runtime, layout) = (&settings.runtime, tried.layout.clone());
+    let most = match (runtime.device, layout.padding) {
+        (Device::Cpu, _) => 0,
+        (Device::Cuda(_), Padding::Alone) => 1,
+        (Device::Cuda(_), _) => MOST_HEADS,
+    };
+    let served =
+        Program::open(runtime, graph, weights, tried.kind, layout, settings.workers).map_err(failed)?;
+    served.run(0, std::slice::from_ref(row)).map_err(failed)?;
+    match served.strays_from(tried, row, 1..=most).map_err(failed)? {
+        None => Ok(served),
+        Some((rows, gap)) => {
+            Err(OpenError::Strays { file: file.to_owned(), device: runtime.device, rows, gap })
+        }
     }
 }
 

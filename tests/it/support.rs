@@ -11,8 +11,8 @@ use explaind::{
 /// Workers of every house in the tests.
 pub const WORKERS: usize = 2;
 
-/// ONNX Runtime on the device that `EXPLAIND_DEVICE` names, as the service reads it: the same tests, and the same bounds,
-/// hold on a processor and on a GPU.
+/// ONNX Runtime on the device that `EXPLAIND_DEVICE` names, as the service reads it. Where CUDA's kernels do not do what a
+/// processor's do, a test says so.
 pub fn runtime() -> Runtime {
     let device = std::env::var("EXPLAIND_DEVICE").map_or(Device::Cpu, |it| it.parse().expect("a device"));
     Runtime::load(device, 1).expect("ONNX Runtime loads")

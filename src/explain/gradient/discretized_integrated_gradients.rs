@@ -188,7 +188,7 @@ impl Path {
         let mut to = self.words.row(self.visited[0]).to_vec();
         let mut from = to.clone();
         for &next in self.visited[1..].iter().take((steps + 1).saturating_sub(place)) {
-            let moved = monotone(end, &from, self.words.row(next), steps);
+            let moved = Way::between(end, &from, steps).through(self.words.row(next));
             to = std::mem::replace(&mut from, moved);
         }
         match place {
@@ -221,7 +221,7 @@ fn next_word(
         .map_or(baseline, |(_, candidate)| candidate)
 }
 
-/// What each component of a word on the way may be, and what it becomes otherwise.
+/// What each component of a word on the way may be, and what it becomes otherwise: a small step towards the end.
 struct Way {
     low: Vec<f32>,
     high: Vec<f32>,
@@ -230,14 +230,24 @@ struct Way {
 
 impl Way {
     fn between(end: &[f32], from: &[f32], steps: usize) -> Self {
-        let each = |of: fn(f32, f32, usize) -> f32| {
-            end.iter().zip(from).map(|(end, from)| of(*end, *from, steps)).collect()
-        };
+        let each =
+            |of: &dyn Fn(f32, f32) -> f32| end.iter().zip(from).map(|(end, from)| of(*end, *from)).collect();
         Self {
-            low: each(|end, from, _| end.min(from)),
-            high: each(|end, from, _| end.max(from)),
-            moved: each(moved),
+            low: each(&f32::min),
+            high: each(&f32::max),
+            moved: each(&|end, from| from - (from - end) / steps as f32),
         }
+    }
+
+    /// `word` with every component that does not lie on the way replaced.
+    fn through(&self, word: &[f32]) -> Vec<f32> {
+        let bounds = self.low.iter().zip(&self.high).zip(&self.moved);
+        let component =
+            |(((low, high), moved), it): (((&f32, &f32), &f32), &f32)| match strays(*low, *high, *it) {
+                true => *moved,
+                false => *it,
+            };
+        bounds.zip(word).map(component).collect()
     }
 
     /// The cost of all components of `word` that do not lie on the way, in eight independent sums, which the compiler
@@ -245,7 +255,7 @@ impl Way {
     fn misfit(&self, word: &[f32], cost: impl Fn(f32, f32) -> f32) -> f32 {
         // A product, not a branch: no processor foresees which components lie on the way.
         let one = |low: f32, high: f32, moved: f32, it: f32| {
-            f32::from(u8::from((it < low) | (high < it))) * cost(it, moved)
+            f32::from(u8::from(strays(low, high, it))) * cost(it, moved)
         };
         let [(lows, low), (highs, high), (moveds, moved), (words, word)] =
             [&self.low[..], &self.high, &self.moved, word].map(<[f32]>::as_chunks::<8>);
@@ -261,22 +271,8 @@ impl Way {
     }
 }
 
-/// `anchor` with every component that does not lie between the two others replaced by a small step from
-/// `from` towards `end`.
-fn monotone(end: &[f32], from: &[f32], anchor: &[f32], steps: usize) -> Vec<f32> {
-    let component = |((end, from), it): ((&f32, &f32), &f32)| match between(*end, *from, *it) {
-        true => *it,
-        false => moved(*end, *from, steps),
-    };
-    end.iter().zip(from).zip(anchor).map(component).collect()
-}
-
-fn between(a: f32, b: f32, it: f32) -> bool {
-    a.min(b) <= it && it <= a.max(b)
-}
-
-fn moved(end: f32, from: f32, steps: usize) -> f32 {
-    from - (from - end) / steps as f32
+fn strays(low: f32, high: f32, it: f32) -> bool {
+    (it < low) | (high < it)
 }
 
 #[cfg(test)]
