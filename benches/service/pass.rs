@@ -122,7 +122,9 @@ pub fn profile(folder: &Path, rows: usize, tokens: usize) {
     let (compiled, _) =
         derived::compile_to_serve(graph, &runtime, &weights, &manifest).expect("the structure is found");
     let gradient = graphs::runnable(&compiled.gradient.as_ref().expect("the gradient is derived").graph);
-    runtime.settings = SessionSettings { profile: true, ..runtime.settings };
+    // The profiler's own small pieces of memory would lie in the gaps that large tensors leave, and each tensor then come
+    // from new memory, at the price of its page faults: more than an addition takes. An arena keeps the two apart.
+    runtime.settings = SessionSettings { profile: true, arena: true, ..runtime.settings };
     let mut session =
         Session::open(&runtime, &gradient, &weights, Optimise::Everything).expect("a session opens");
     let numbers: Vec<i64> = (0..rows).flat_map(|row| ids(row, tokens).ids.to_vec()).map(i64::from).collect();

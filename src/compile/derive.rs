@@ -5,6 +5,7 @@ use super::builder::Builder;
 use super::canonize;
 use super::cut::{Cut, EMBEDS, LOGITS};
 use super::facts::Facts;
+use super::fuse;
 use super::gradient;
 use super::graph::{Graph, Node, Port, Type, Value};
 use super::lean;
@@ -51,6 +52,9 @@ pub fn gradient_with(cut: &Cut, kernels: bool) -> Result<(Graph, Facts), Refusal
     let ty = graph.input(EMBEDS).map_or(Type::Other(Box::default()), |it| it.ty.clone());
     graph.outputs.push(Port { value: grad, ty });
     graph.prune();
+    if kernels {
+        fuse::fuse(&mut graph, &facts);
+    }
     Ok((graph, facts))
 }
 

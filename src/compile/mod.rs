@@ -13,6 +13,7 @@ pub mod cut;
 pub mod derive;
 pub mod facts;
 mod fold;
+pub mod fuse;
 pub mod gradient;
 pub mod graph;
 pub mod intervene;

@@ -1,7 +1,10 @@
-//! This file is where every lowering meets the operator that it takes apart: ONNX Runtime runs both.
+//! This file is where every lowering meets the operator that it takes apart, and every operator of our own the nodes that it
+//! stands for: ONNX Runtime runs both.
 
+use explaind::compile::builder::KERNELS;
 use explaind::compile::canonize;
 use explaind::compile::facts::{Fact, Facts, Length};
+use explaind::compile::fuse;
 use explaind::compile::graph::{Axis, Element, Graph, Node, Port, Tensor};
 use explaind::compile::probe::Batch;
 use rand::{RngExt, SeedableRng};
@@ -28,8 +31,12 @@ fn draw(port: &Port, rng: &mut ChaCha8Rng) -> Tensor {
     }
 }
 
-/// The largest difference between the results before and after.
-fn gap(text: &str, opset: i64) -> Result<f64, String> {
+/// The largest difference between the results before and after `change`, which is told what running the graph has shown.
+fn gap(
+    text: &str,
+    opset: i64,
+    change: impl FnOnce(&mut Graph, &Facts) -> Result<(), String>,
+) -> Result<f64, String> {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut graph = Graph::parse(text).map_err(|error| error.to_string())?;
     graph.opsets.insert(String::new(), opset);
@@ -38,6 +45,9 @@ fn gap(text: &str, opset: i64) -> Result<f64, String> {
     graph.outputs.retain(|it| &*it.value != "n");
     let before = evaluate(&graph, std::slice::from_ref(&batch))?.remove(0);
     let mut facts = Facts::default();
+    for (value, tensor) in &graph.initializers {
+        facts.insert(value.clone(), Fact::of(tensor));
+    }
     let mut learned = graph.clone();
     let made = graph.nodes.iter().flat_map(|it| &it.outputs).filter(|it| !it.is_absent());
     learned.outputs = made.map(|it| Port::tensor(it.clone(), Element::F32, vec![])).collect();
@@ -48,13 +58,7 @@ fn gap(text: &str, opset: i64) -> Result<f64, String> {
         let shape = tensor.dims().iter().map(|&it| Length::fixed(it)).collect();
         facts.insert(value, Fact::new(tensor.element(), shape));
     }
-    let composite = graph.nodes.last().unwrap().clone();
-    canonize::lower(&mut graph);
-    canonize::lower_measured(&mut graph, &facts);
-    let remains = |it: &Node| it.operator() == composite.operator() && it.inputs == composite.inputs;
-    if graph.nodes.iter().any(remains) {
-        return Err("it was not taken apart".into());
-    }
+    change(&mut graph, &facts)?;
     let after = evaluate(&graph, &[batch])?.remove(0);
     let mut worst: f64 = 0.0;
     for (before, after) in before.iter().zip(&after) {
@@ -68,12 +72,37 @@ fn gap(text: &str, opset: i64) -> Result<f64, String> {
     Ok(worst)
 }
 
+/// Takes apart the operator of the last node.
+fn lower(graph: &mut Graph, facts: &Facts) -> Result<(), String> {
+    let composite = graph.nodes.last().unwrap().clone();
+    canonize::lower(graph);
+    canonize::lower_measured(graph, facts);
+    let remains = |it: &Node| it.operator() == composite.operator() && it.inputs == composite.inputs;
+    if graph.nodes.iter().any(remains) { Err("it was not taken apart".into()) } else { Ok(()) }
+}
+
+/// Puts operators of our own into the graph, in the place of every other.
+fn fuse(graph: &mut Graph, facts: &Facts) -> Result<(), String> {
+    fuse::fuse(graph, facts);
+    let others = graph.nodes.iter().filter(|it| it.domain != KERNELS && !it.is("Neg"));
+    let others: Vec<String> = others.map(Node::operator).collect();
+    if others.is_empty() { Ok(()) } else { Err(format!("{} are left", others.join(", "))) }
+}
+
+#[test]
+fn every_operator_of_our_own_computes_what_it_stands_for() {
+    for example in fuse::examples() {
+        let gap = gap(example, OPSETS[0], fuse).unwrap_or_else(|reason| panic!("{example}: {reason}"));
+        assert!(gap < 2e-6, "{example}: off by {gap:e}");
+    }
+}
+
 #[test]
 fn every_lowering_computes_what_its_operator_computes() {
     let mut failures = Vec::new();
     for example in canonize::examples() {
-        let outcome = gap(example, OPSETS[0]).or_else(|first| {
-            gap(example, OPSETS[1]).map_err(|second| format!("{first}; opset 23: {second}"))
+        let outcome = gap(example, OPSETS[0], lower).or_else(|first| {
+            gap(example, OPSETS[1], lower).map_err(|second| format!("{first}; opset 23: {second}"))
         });
         match outcome {
             Ok(gap) if gap < 2e-6 => {}

@@ -1,0 +1,269 @@
+//! This file is where graphs that this process serves take operators of its own: products of what was computed read their
+//! operands, and write their result, in the order of axes that it has, instead of having it turned before and after.
+//!
+//! A product with a weight stays, since ONNX Runtime packs a weight once and for all.
+
+use std::collections::{HashMap, HashSet};
+
+use super::builder::KERNELS;
+use super::canonize::MICROSOFT;
+use super::facts::Facts;
+use super::graph::{Element, Graph, Node, Value};
+
+/// Puts our own operators into `graph`, which can then be served by this process alone. Names of values do not change.
+pub fn fuse(graph: &mut Graph, facts: &Facts) {
+    let finder = Finder::new(graph, facts);
+    let products: Vec<(usize, Product)> =
+        (0..graph.nodes.len()).filter_map(|place| Some((place, finder.product(place)?))).collect();
+    if products.is_empty() {
+        return;
+    }
+    let gone: HashSet<usize> = products.iter().flat_map(|it| it.1.gone.clone()).collect();
+    products.into_iter().for_each(|(place, product)| graph.nodes[place] = product.node);
+    let mut place = 0..;
+    graph.nodes.retain(|_| place.next().is_none_or(|it| !gone.contains(&it)));
+    graph.opsets.entry(KERNELS.to_owned()).or_insert(1);
+    graph.prune();
+}
+
+/// Graphs in text form that show what is fused. Each is tested to change, and to compute the same before and after.
+pub fn examples() -> &'static [&'static str] {
+    &[
+        "q = Transpose(x[2, 3, 4, 5]) {perm: [0, 2, 1, 3]}; k = Transpose(z[2, 6, 4, 5]) {perm: [0, 2, 3, 1]}; \
+         y = MatMul(q, k)",
+        "c = com.microsoft::FusedMatMul(x[2, 3, 4, 5], z[2, 3, 4, 6]) {transA: 1, alpha: 0.5}; \
+         y = Transpose(c) {perm: [0, 3, 1, 2]}",
+        "k = Transpose(z[2, 3, 4, 6]) {perm: [0, 1, 3, 2]}; \
+         c = com.microsoft::FusedMatMul(x[2, 3, 4, 5], k) {transA: 1, transB: 1}; y = Transpose(c) {perm: [0, 2, 1, 3]}",
+        "c = MatMul(x[2, 3, 4, 5], z[2, 1, 5, 6]); s = Div(c, 8.0); y = Transpose(s) {perm: [0, 2, 1, 3]}",
+        "c = MatMul(x[3, 4, 5], z[3, 5, 1]); y = Mul([0.125], c)",
+        "a = Transpose(z[2, 3, 4, 6]) {perm: [0, 2, 1, 3]}; b = Transpose(a) {perm: [0, 1, 3, 2]}; \
+         y = MatMul(x[2, 4, 5, 6], b)",
+    ]
+}
+
+/// A product that reads and writes its axes as they lie.
+struct Product {
+    node: Node,
+    /// The nodes that scaled and turned its result, which it makes superfluous.
+    gone: Vec<usize>,
+}
+
+/// A graph in which products are looked for.
+struct Finder<'a> {
+    graph: &'a Graph,
+    facts: &'a Facts,
+    makers: HashMap<Value, usize>,
+    /// How often each value is read, the graph's caller included.
+    reads: HashMap<Value, usize>,
+    readers: HashMap<Value, Vec<usize>>,
+}
+
+impl<'a> Finder<'a> {
+    fn new(graph: &'a Graph, facts: &'a Facts) -> Self {
+        let mut reads: HashMap<Value, usize> = HashMap::new();
+        let inner = graph.nodes.iter().flat_map(|it| std::iter::once(it).chain(&it.members));
+        let outputs = graph.outputs.iter().map(|it| it.value.clone());
+        inner.flat_map(Node::reads).chain(outputs).for_each(|it| *reads.entry(it).or_default() += 1);
+        Self { graph, facts, makers: graph.producers(), reads, readers: graph.consumers() }
+    }
+
+    fn product(&self, place: usize) -> Option<Product> {
+        let node = &self.graph.nodes[place];
+        let fused = node.op == "FusedMatMul" && node.domain == MICROSOFT;
+        let flag = |name: &str| node.int(name).unwrap_or(0) != 0;
+        if !node.is("MatMul") && !fused || flag("transBatchA") || flag("transBatchB") {
+            return None;
+        }
+        let [a, b] = &node.inputs[..] else { return None };
+        let rank = self.computed(a)?;
+        if rank < 3 || self.computed(b)? != rank {
+            return None;
+        }
+        let (a, left) = self.source(a, rank, fused && flag("transA"));
+        let (b, right) = self.source(b, rank, fused && flag("transB"));
+        let Target { value, order, factor, gone } = self.target(node.outputs.first()?, rank);
+        let alpha = factor * node.float("alpha").filter(|_| fused).unwrap_or(1.0);
+        let ints = |it: &[usize]| it.iter().map(|&it| it as i64).collect::<Vec<_>>();
+        let mut product = Node::new("Product", &[a, b], &[value])
+            .with("left", ints(&left))
+            .with("right", ints(&right))
+            .with("result", ints(&order))
+            .with("alpha", alpha as f32);
+        (product.domain, product.name) = (KERNELS.to_owned(), node.name.clone());
+        Some(Product { node: product, gone })
+    }
+
+    /// The number of axes of a value in single precision that is no constant.
+    fn computed(&self, value: &Value) -> Option<usize> {
+        let fact = self.facts.get(value).filter(|it| it.element == Element::F32 && it.constant.is_none())?;
+        (!self.graph.initializers.contains_key(value)).then(|| fact.rank())
+    }
+
+    /// What an operand was before it was turned, and the order of axes in which the product sees that.
+    fn source(&self, operand: &Value, rank: usize, transposed: bool) -> (Value, Vec<usize>) {
+        let (mut value, mut order) = (operand.clone(), (0..rank).collect::<Vec<_>>());
+        if transposed {
+            order.swap(rank - 2, rank - 1);
+        }
+        let (mut best, mut best_order) = (value.clone(), order.clone());
+        while let Some(node) = self.makers.get(&value).map(|&it| &self.graph.nodes[it]) {
+            let Some(perm) = permutation(node, rank) else { break };
+            order = order.iter().map(|&it| perm[it]).collect();
+            value = node.inputs[0].clone();
+            // Rows or columns must be dense.
+            if order[rank - 2..].contains(&(rank - 1)) {
+                (best, best_order) = (value.clone(), order.clone());
+            }
+        }
+        (best, best_order)
+    }
+
+    /// What the result becomes as long as nothing else reads it: it may be scaled, and then turned once.
+    fn target(&self, result: &Value, rank: usize) -> Target {
+        let mut target =
+            Target { value: result.clone(), order: (0..rank).collect(), factor: 1.0, gone: Vec::new() };
+        if let Some((place, factor)) =
+            self.only_reader(result).and_then(|it| Some((it, self.factor(it, result)?)))
+        {
+            target.follow(self.graph, place);
+            target.factor = factor;
+        }
+        let turning = self
+            .only_reader(&target.value)
+            .and_then(|it| Some((it, permutation(&self.graph.nodes[it], rank)?)));
+        if let Some((place, order)) = turning.filter(|it| it.1[rank - 1] + 2 >= rank) {
+            target.follow(self.graph, place);
+            target.order = order;
+        }
+        target
+    }
+
+    /// The node that alone reads a value.
+    fn only_reader(&self, value: &Value) -> Option<usize> {
+        match self.readers.get(value)?[..] {
+            [reader] if self.reads.get(value) == Some(&1) => Some(reader),
+            _ => None,
+        }
+    }
+
+    /// The number that the node at `place` multiplies a value by.
+    fn factor(&self, place: usize, value: &Value) -> Option<f64> {
+        let node = &self.graph.nodes[place];
+        let number = |it: &Value| {
+            let tensor = self.facts.get(it)?.constant.as_ref()?;
+            tensor.scalar().filter(|_| tensor.dims().len() <= 1)
+        };
+        match &node.inputs[..] {
+            [a, b] if node.is("Div") && a == value => Some(1.0 / number(b)?),
+            [a, b] if node.is("Mul") && a == value => number(b),
+            [a, b] if node.is("Mul") && b == value => number(a),
+            _ => None,
+        }
+        .filter(|it| it.is_finite() && node.members.is_empty())
+    }
+}
+
+/// What becomes of a product's result.
+struct Target {
+    value: Value,
+    order: Vec<usize>,
+    factor: f64,
+    /// The nodes that do what the product then does itself.
+    gone: Vec<usize>,
+}
+
+impl Target {
+    fn follow(&mut self, graph: &Graph, place: usize) {
+        self.value = graph.nodes[place].outputs[0].clone();
+        self.gone.push(place);
+    }
+}
+
+/// The order in which a Transpose puts so many axes.
+fn permutation(node: &Node, rank: usize) -> Option<Vec<usize>> {
+    if !node.is("Transpose") || !node.members.is_empty() {
+        return None;
+    }
+    let Some(perm) = node.ints("perm") else { return Some((0..rank).rev().collect()) };
+    let perm: Option<Vec<usize>> = perm.iter().map(|&it| usize::try_from(it).ok()).collect();
+    perm.filter(|it| it.len() == rank && it.iter().all(|&axis| axis < rank))
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::*;
+    use crate::compile::facts::{Fact, Length};
+    use crate::compile::graph::Tensor;
+
+    /// The graph with our own operators; values are [2, 3, 4, 4], but `v` is a vector and `w` a constant.
+    fn fused(text: &str) -> Graph {
+        let mut graph = Graph::parse(text).unwrap();
+        let mut facts = Facts::default();
+        let ports = graph.inputs.iter().map(|it| it.value.clone());
+        for value in ports.chain(graph.nodes.iter().flat_map(|it| it.outputs.clone())) {
+            let lengths: &[usize] = if &*value == "v" { &[4] } else { &[2, 3, 4, 4] };
+            let shape = lengths.iter().map(|&it| Length::fixed(it)).collect();
+            let constant = (&*value == "w").then(|| Tensor::from_f32(lengths, &[0.5; 96]));
+            facts.insert(value, Fact { constant, ..Fact::new(Element::F32, shape) });
+        }
+        for (value, tensor) in &graph.initializers {
+            facts.insert(value.clone(), Fact::of(tensor));
+        }
+        fuse(&mut graph, &facts);
+        graph
+    }
+
+    #[test]
+    fn transposes_and_factors_go_into_the_product() {
+        let it = fused(
+            "q = Transpose(x) {perm: [0, 2, 1, 3]}; k = Transpose(z) {perm: [0, 2, 3, 1]}; p = MatMul(q, k); \
+             s = Div(p, 2.0); y = Transpose(s) {perm: [0, 2, 1, 3]}",
+        );
+        assert_snapshot!(it, @r"
+        in  x: float32
+        in  z: float32
+        y = explaind::Product(x, z) {alpha: 0.5, left: [0, 2, 1, 3], result: [0, 2, 1, 3], right: [0, 2, 3, 1]}
+        out y: float32
+        ");
+    }
+
+    #[test]
+    fn what_others_read_stays() {
+        let it = fused("p = MatMul(x, z); y = Transpose(p) {perm: [0, 2, 1, 3]}; n = Neg(p)");
+        assert_snapshot!(it, @r"
+        in  x: float32
+        in  z: float32
+        p = explaind::Product(x, z) {alpha: 1.0, left: [0, 1, 2, 3], result: [0, 1, 2, 3], right: [0, 1, 2, 3]}
+        y = Transpose(p) {perm: [0, 2, 1, 3]}
+        n = Neg(p)
+        out y: float32
+        out n: float32
+        ");
+    }
+
+    #[test]
+    fn an_order_without_a_dense_axis_stays() {
+        let it = fused(
+            "q = Transpose(x) {perm: [0, 3, 1, 2]}; p = MatMul(q, z); y = Transpose(p) {perm: [2, 3, 0, 1]}",
+        );
+        assert_snapshot!(it, @r"
+        in  x: float32
+        in  z: float32
+        q = Transpose(x) {perm: [0, 3, 1, 2]}
+        p = explaind::Product(q, z) {alpha: 1.0, left: [0, 1, 2, 3], result: [0, 1, 2, 3], right: [0, 1, 2, 3]}
+        y = Transpose(p) {perm: [2, 3, 0, 1]}
+        out y: float32
+        ");
+    }
+
+    #[test]
+    fn products_with_weights_and_vectors_stay() {
+        for text in ["y = MatMul(x, w)", "y = MatMul(w, x)", "y = MatMul(x, v)"] {
+            let kept = fused(text);
+            assert!(kept.nodes.iter().all(|it| it.domain.is_empty()), "{kept}");
+        }
+    }
+}
