@@ -281,6 +281,14 @@ impl Compiled {
     /// # Errors
     /// As [`relevance::derive`].
     pub fn relevance(&self, composite: Composite) -> Result<Relevance, Refusal> {
+        self.relevance_with(composite, false)
+    }
+
+    /// As [`Compiled::relevance`]; with `kernels`, it may hold operators that only this process has, which take less time.
+    ///
+    /// # Errors
+    /// As [`relevance::derive`].
+    pub fn relevance_with(&self, composite: Composite, kernels: bool) -> Result<Relevance, Refusal> {
         if let Some(refusal) = &self.wrong {
             return Err(refusal.clone());
         }
@@ -288,7 +296,7 @@ impl Compiled {
         let table = table.unwrap_or_default();
         let low = table.iter().copied().fold(f32::INFINITY, f32::min);
         let high = table.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        relevance::derive(&self.forward, &self.anatomy, composite, (low.into(), high.into()))
+        relevance::derive_with(&self.forward, &self.anatomy, composite, (low.into(), high.into()), kernels)
     }
 
     /// The rows of the word embedding for token ids of the given dimensions, one axis longer; `None` when an id

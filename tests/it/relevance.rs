@@ -17,14 +17,14 @@ use explaind::compile::relevance::audit::{Audit, audit};
 use explaind::compile::relevance::{self, ABSORBED, RELEVANCE};
 use explaind::compile::{Compiled, derive, no_external, read, write};
 use explaind::explain::{Arrival, ExplainRequest, Explanation, explain, registry};
-use explaind::runtime::Cancel;
+use explaind::runtime::{Cancel, Device};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value as Json, json};
 
 use crate::evaluate::evaluate;
 use crate::operators::{inputs, learn};
-use crate::support::bundled;
+use crate::support::{self, bundled};
 
 /// The zoo's models, those among them that lack something included.
 fn folders() -> Vec<PathBuf> {
@@ -51,8 +51,14 @@ fn every_composite_closes_its_books_wherever_there_is_a_gradient() {
         };
         explained.push(name.clone());
         let mut audited = HashSet::new();
-        for composite in Composite::ALL {
-            let outcome = compiled.relevance(composite).and_then(|it| {
+        // What is exported; and what is served, where operators of our own stand for what no composite bends. They are the
+        // processor's alone.
+        let served = support::runtime().device == Device::Cpu;
+        let exported = Composite::ALL.into_iter().map(|it| (it, false));
+        for (composite, kernels) in
+            exported.chain([Composite::AttnLrp, Composite::Gamma].map(|it| (it, served)))
+        {
+            let outcome = compiled.relevance_with(composite, kernels).and_then(|it| {
                 // Where no weights read the embeddings themselves, the two forms of deep Taylor are one graph.
                 let known = !audited.insert(write(&it.graph));
                 if known { Ok(Audit::default()) } else { audit(&compiled, &it.graph, &hints, &evaluate) }

@@ -17,6 +17,7 @@ use super::canonize;
 use super::composite::{Bend, Composite, Role};
 use super::cut::{Cut, EMBEDS, LOGITS};
 use super::derive::{self, COTANGENT, path_through};
+use super::fuse;
 use super::graph::{Axis, Element, Graph, Node, Port, Type, Value};
 use super::narrow;
 use super::ops::{self, Kind, Misfit};
@@ -58,6 +59,20 @@ pub fn derive(
     composite: Composite,
     range: (f64, f64),
 ) -> Result<Relevance, Refusal> {
+    derive_with(cut, anatomy, composite, range, false)
+}
+
+/// As [`derive`]; with `kernels`, it may hold operators that only this process has, which take less time.
+///
+/// # Errors
+/// As [`derive`].
+pub fn derive_with(
+    cut: &Cut,
+    anatomy: &Anatomy,
+    composite: Composite,
+    range: (f64, f64),
+    kernels: bool,
+) -> Result<Relevance, Refusal> {
     let narrowed = narrow::narrow(cut).filter(|it| matches!(it.1.position, 0 | -1));
     let last_in_front = narrowed.as_ref().is_some_and(|it| it.1.position == -1);
     let mut cut = narrowed.map_or_else(|| cut.clone(), |it| it.0);
@@ -92,7 +107,7 @@ pub fn derive(
     if let Some(fact) = facts.get(&logits).cloned() {
         facts.insert(cotangent.clone(), fact);
     }
-    let mut b = Builder::new(graph, facts, values);
+    let mut b = Builder::new(graph, facts, values).with_kernels(kernels);
     let local = |b: &mut Builder, node: &Node, dys: &[Option<Value>]| rules.local(b, node, dys);
     let cotangents = reverse(&mut b, &path, &[(logits, cotangent)], &local).map_err(Refusal::for_gaps)?;
 
@@ -121,6 +136,9 @@ pub fn derive(
         graph.outputs.push(Port { value, ty: Type::Tensor(fact.element, Some(dims)) });
     }
     graph.prune();
+    if kernels {
+        fuse::fuse(&mut graph, &facts);
+    }
     let substitutions = substitutions(composite, borrowed.into_inner(), entered.into_inner());
     Ok(Relevance { graph, substitutions })
 }
