@@ -37,6 +37,8 @@ pub fn examples() -> &'static [&'static str] {
          c = com.microsoft::FusedMatMul(x[2, 3, 4, 5], k) {transA: 1, transB: 1}; y = Transpose(c) {perm: [0, 2, 1, 3]}",
         "c = MatMul(x[2, 3, 4, 5], z[2, 1, 5, 6]); s = Div(c, 8.0); y = Transpose(s) {perm: [0, 2, 1, 3]}",
         "c = MatMul(x[3, 4, 5], z[3, 5, 1]); y = Mul([0.125], c)",
+        "s = Mul(x[2, 3, 4, 5], 0.5); q = Transpose(s) {perm: [0, 2, 1, 3]}; k = Transpose(z[2, 6, 4, 5]) {perm: [0, 2, 3, 1]}; \
+         t = Div(k, 4.0); y = MatMul(q, t)",
         "a = Transpose(z[2, 3, 4, 6]) {perm: [0, 2, 1, 3]}; b = Transpose(a) {perm: [0, 1, 3, 2]}; \
          y = MatMul(x[2, 4, 5, 6], b)",
     ]
@@ -80,10 +82,10 @@ impl<'a> Finder<'a> {
         if rank < 3 || self.computed(b)? != rank {
             return None;
         }
-        let (a, left) = self.source(a, rank, fused && flag("transA"));
-        let (b, right) = self.source(b, rank, fused && flag("transB"));
+        let (a, left, by_left) = self.source(a, rank, fused && flag("transA"));
+        let (b, right, by_right) = self.source(b, rank, fused && flag("transB"));
         let Target { value, order, factor, gone } = self.target(node.outputs.first()?, rank);
-        let alpha = factor * node.float("alpha").filter(|_| fused).unwrap_or(1.0);
+        let alpha = by_left * by_right * factor * node.float("alpha").filter(|_| fused).unwrap_or(1.0);
         let ints = |it: &[usize]| it.iter().map(|&it| it as i64).collect::<Vec<_>>();
         let mut product = Node::new("Product", &[a, b], &[value])
             .with("left", ints(&left))
@@ -100,32 +102,39 @@ impl<'a> Finder<'a> {
         (!self.graph.initializers.contains_key(value)).then(|| fact.rank())
     }
 
-    /// What an operand was before it was turned, and the order of axes in which the product sees that.
-    fn source(&self, operand: &Value, rank: usize, transposed: bool) -> (Value, Vec<usize>) {
-        let (mut value, mut order) = (operand.clone(), (0..rank).collect::<Vec<_>>());
+    /// What an operand was before it was turned and scaled, the order of axes in which the product sees that, and the factor.
+    fn source(&self, operand: &Value, rank: usize, transposed: bool) -> (Value, Vec<usize>, f64) {
+        let (mut value, mut order, mut factor) = (operand.clone(), (0..rank).collect::<Vec<_>>(), 1.0);
         if transposed {
             order.swap(rank - 2, rank - 1);
         }
-        let (mut best, mut best_order) = (value.clone(), order.clone());
+        let mut best = (value.clone(), order.clone(), factor);
         while let Some(node) = self.makers.get(&value).map(|&it| &self.graph.nodes[it]) {
-            let Some(perm) = permutation(node, rank) else { break };
-            order = order.iter().map(|&it| perm[it]).collect();
-            value = node.inputs[0].clone();
+            value = if let Some(perm) = permutation(node, rank) {
+                order = order.iter().map(|&it| perm[it]).collect();
+                node.inputs[0].clone()
+            } else if let Some((scaled, by)) =
+                self.scaled(node).filter(|it| self.computed(it.0) == Some(rank))
+            {
+                factor *= by;
+                scaled.clone()
+            } else {
+                break;
+            };
             // Rows or columns must be dense.
             if order[rank - 2..].contains(&(rank - 1)) {
-                (best, best_order) = (value.clone(), order.clone());
+                best = (value.clone(), order.clone(), factor);
             }
         }
-        (best, best_order)
+        best
     }
 
     /// What the result becomes as long as nothing else reads it: it may be scaled, and then turned once.
     fn target(&self, result: &Value, rank: usize) -> Target {
         let mut target =
             Target { value: result.clone(), order: (0..rank).collect(), factor: 1.0, gone: Vec::new() };
-        if let Some((place, factor)) =
-            self.only_reader(result).and_then(|it| Some((it, self.factor(it, result)?)))
-        {
+        let scaling = |place: usize| Some((place, self.scaled(&self.graph.nodes[place])?.1));
+        if let Some((place, factor)) = self.only_reader(result).and_then(scaling) {
             target.follow(self.graph, place);
             target.factor = factor;
         }
@@ -147,20 +156,20 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// The number that the node at `place` multiplies a value by.
-    fn factor(&self, place: usize, value: &Value) -> Option<f64> {
-        let node = &self.graph.nodes[place];
+    /// What a node multiplies by a number, and that number.
+    fn scaled<'n>(&self, node: &'n Node) -> Option<(&'n Value, f64)> {
         let number = |it: &Value| {
             let tensor = self.facts.get(it)?.constant.as_ref()?;
             tensor.scalar().filter(|_| tensor.dims().len() <= 1)
         };
-        match &node.inputs[..] {
-            [a, b] if node.is("Div") && a == value => Some(1.0 / number(b)?),
-            [a, b] if node.is("Mul") && a == value => number(b),
-            [a, b] if node.is("Mul") && b == value => number(a),
-            _ => None,
-        }
-        .filter(|it| it.is_finite() && node.members.is_empty())
+        let [a, b] = &node.inputs[..] else { return None };
+        let scaled = match (number(a), number(b)) {
+            (None, Some(by)) if node.is("Mul") => (a, by),
+            (Some(by), None) if node.is("Mul") => (b, by),
+            (None, Some(by)) if node.is("Div") => (a, 1.0 / by),
+            _ => return None,
+        };
+        (scaled.1.is_finite() && node.members.is_empty()).then_some(scaled)
     }
 }
 

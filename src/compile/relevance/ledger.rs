@@ -5,6 +5,7 @@
 //! between what went in and what came out: that the books close is a finding.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use crate::compile::builder::Builder;
 use crate::compile::cut::EMBEDS;
@@ -118,33 +119,39 @@ pub fn by_row(b: &mut Builder, x: &Value, kept: usize) -> Result<Value, Misfit> 
     let multiple = |it: &Length| batch.0.iter().zip(it.0).all(|(&n, all)| n != 0 && all % n == 0 && all != 1);
     let varies = |it: &Length| it.constant().is_none() || batch.constant().is_some();
     let axis = outer.iter().position(|it| multiple(it) && varies(it)).ok_or_else(refuse)?;
-    let (source, place) = folded(b, x, outer[axis], batch).unwrap_or_else(|| (embeds.clone(), 0));
-    let mut told: Shape = b.shape(&source)[..place].to_vec();
+    let (source, before) = folded(b, x, outer[axis], batch).unwrap_or_else(|| (embeds.clone(), 0..0));
+    let mut told: Shape = b.shape(&source)[before.clone()].to_vec();
     told.push(batch);
     let rest = told.iter().fold(outer[axis], |all, &it| all.zip(it, |all, told| all / told.max(1)));
     let mut lists: Vec<Value> = (0..axis).map(|it| b.length_of(x, it)).collect();
-    lists.extend((0..place).map(|it| b.length_of(&source, it)));
+    lists.extend(before.clone().map(|it| b.length_of(&source, it)));
     lists.extend([b.length_of(&embeds, 0), b.ints(&[-1])]);
     lists.extend((axis + 1..shape.len()).map(|it| b.length_of(x, it)));
     let target = b.joined(&lists);
     let apart = [&shape[..axis], &told, &[rest], &shape[axis + 1..]].concat();
     let count = apart.len() - inner.len();
     let unfolded = b.reshape(x, &target, apart);
-    Ok(b.reduce_sum(&unfolded, &all_but(axis + place, count), false))
+    Ok(b.reduce_sum(&unfolded, &all_but(axis + before.len(), count), false))
 }
 
-/// What was reshaped so that the batch became a part of an axis of `x`, of the length `wanted`, and the batch's place
-/// in it: rows of [batch, sequence] stand otherwise than those of [sequence, batch].
-fn folded(b: &Builder, x: &Value, wanted: Length, batch: Length) -> Option<(Value, usize)> {
-    let place = |it: &Value, length: Length| b.known(it)?.shape.iter().position(|&it| it == length);
+/// What was reshaped so that the batch became a part of an axis of `x`, of the length `wanted`, and its axes that come
+/// before the batch in that part: rows of [batch, sequence] stand otherwise than those of [sequence, batch].
+fn folded(b: &Builder, x: &Value, wanted: Length, batch: Length) -> Option<(Value, Range<usize>)> {
+    let shape = |it: &Value| Some(&b.known(it)?.shape[..]);
+    let place = |it: &Value, length: Length| shape(it)?.iter().position(|&it| it == length);
+    let count = |it: &[Length]| it.iter().fold(Length::ONE, |all, &it| all.zip(it, |all, it| all * it));
+    let part = |source: &Value, value: &Value| {
+        let end = place(source, batch)?;
+        let outside = count(&shape(value)?[..place(value, wanted)?]);
+        let start = (0..=end).find(|&it| shape(source).is_some_and(|all| count(&all[..it]) == outside))?;
+        Some((source.clone(), start..end))
+    };
     let (mut open, mut seen) = (vec![x], HashSet::new());
     while let Some(value) = open.pop() {
         let Some(maker) = b.graph().nodes.iter().find(|it| it.outputs.contains(value)) else { continue };
         let source = maker.inputs.first().filter(|_| maker.is("Reshape") || maker.is("Flatten"));
-        if let Some(source) = source
-            && let Some(place) = place(source, batch)
-        {
-            return Some((source.clone(), place));
+        if let Some(found) = source.and_then(|it| part(it, value)) {
+            return Some(found);
         }
         let alike = maker.inputs.iter().filter(|it| place(it, wanted).is_some());
         open.extend(alike.filter(|it| seen.insert((*it).clone())));
