@@ -1,9 +1,8 @@
 //! Where the word embedding's table is kept, and which words are near to one another in it.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
 
 /// The word embedding's table, `[vocabulary, hidden]`.
 pub struct Words {
@@ -11,17 +10,20 @@ pub struct Words {
     /// Size of one embedding.
     pub hidden: usize,
     squares: Vec<f32>,
-    near: Mutex<HashMap<u32, Arc<[u32]>>>,
+    near: Cache<u32, Arc<[u32]>>,
 }
 
 /// Neighbours that are found and kept for a word.
 const NEIGHBOURS: usize = 500;
 
+/// Words whose neighbours are kept, those that were asked for last and most: 16 MB of lists, whatever the vocabulary.
+const KEPT: usize = 8192;
+
 impl Words {
     /// The table from its values, row-major.
     pub fn new(values: Vec<f32>, hidden: usize) -> Self {
         let squares = values.chunks(hidden.max(1)).map(|row| dot(row, row)).collect();
-        Self { values: values.into(), hidden, squares, near: Mutex::default() }
+        Self { values: values.into(), hidden, squares, near: Cache::new(KEPT) }
     }
 
     /// The embedding of a token.
@@ -49,14 +51,14 @@ impl Words {
     }
 
     /// The 500 tokens whose embeddings are nearest to that of `id` (Euclidean), nearest first, itself not
-    /// among them. Found once a token and kept.
+    /// among them. What was found is kept for a while.
     pub fn neighbors(&self, id: u32) -> Arc<[u32]> {
-        let kept = self.near.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        kept.unwrap_or_else(|| {
-            let found: Arc<[u32]> = self.search(self.row(id), |other| other == id).into();
-            self.near.lock().unwrap_or_else(PoisonError::into_inner).insert(id, found.clone());
-            found
-        })
+        if let Some(kept) = self.near.get(&id) {
+            return kept;
+        }
+        let found: Arc<[u32]> = self.search(self.row(id), |other| other == id).into();
+        self.near.insert(id, found.clone());
+        found
     }
 
     /// The 500 tokens whose embeddings are nearest to `word` (Euclidean), nearest first.
@@ -107,5 +109,13 @@ mod tests {
         assert_eq!(*words.neighbors(1), [2, 0, 3]);
         assert_eq!(words.nearest(&[0.9, 0.0]), [2, 0, 3, 1]);
         assert_eq!(words.mean(), [1.5, 0.5]);
+    }
+
+    #[test]
+    fn lists_of_neighbours_are_bounded_and_found_again() {
+        let words = Words { near: Cache::new(4), ..Words::new((0..64).map(|it| it as f32).collect(), 1) };
+        let first: Vec<_> = (0..64).map(|it| words.neighbors(it)).collect();
+        assert!((1..=4).contains(&words.near.len()), "{} lists are kept", words.near.len());
+        assert!(first.iter().zip(0..).all(|(it, id)| *it == words.neighbors(id)));
     }
 }
