@@ -180,9 +180,9 @@ fn every_rule_agrees_with_finite_differences() {
 }
 
 /// What ONNX Runtime says of an operator of our own with operands of these dimensions.
-fn ours(op: &str, operands: &[&[usize]]) -> Result<(), String> {
+fn ours(op: &str, operands: &[&[usize]], attributes: &str) -> Result<(), String> {
     let names: Vec<String> = (0..operands.len()).map(|it| format!("x{it}")).collect();
-    let mut graph = Graph::parse(&format!("y = {KERNELS}::{op}({})", names.join(", "))).unwrap();
+    let mut graph = Graph::parse(&format!("y = {KERNELS}::{op}({}) {attributes}", names.join(", "))).unwrap();
     let value = |(name, dims): (&String, &&[usize])| {
         let values = vec![0.5; dims.iter().product()];
         (Value::from(name.as_str()), Tensor::from_f32(dims, &values))
@@ -196,15 +196,22 @@ fn ours(op: &str, operands: &[&[usize]]) -> Result<(), String> {
 #[test]
 fn operands_of_our_own_operators_that_do_not_fit_are_an_error() {
     let whole: &[usize] = &[2, 3, 8];
-    assert_eq!(ours("GeluPullback", &[whole, whole]), Ok(()));
-    assert_eq!(ours("SoftmaxPullback", &[whole, whole]), Ok(()));
-    assert_eq!(ours("LayerNormalizationPullback", &[whole, whole, &[8], &[2, 3, 1], &[2, 3, 1]]), Ok(()));
-    for (op, operands) in [
-        ("GeluPullback", vec![whole, &[8]]),
-        ("SoftmaxPullback", vec![whole, &[8]]),
-        ("LayerNormalizationPullback", vec![whole, whole, &[6], &[6], &[6]]),
+    let turned = "{left: [0, 1, 2], right: [0, 2, 1], result: [0, 1, 2], alpha: 1.0}";
+    assert_eq!(ours("GeluPullback", &[whole, whole], ""), Ok(()));
+    assert_eq!(ours("SoftmaxPullback", &[whole, whole], ""), Ok(()));
+    assert_eq!(ours("LayerNormalizationPullback", &[whole, whole, &[8], &[2, 3, 1], &[2, 3, 1]], ""), Ok(()));
+    assert_eq!(ours("Product", &[whole, &[1, 5, 8]], turned), Ok(()));
+    for (op, operands, attributes) in [
+        ("GeluPullback", vec![whole, &[8]], ""),
+        ("SoftmaxPullback", vec![whole, &[8]], ""),
+        ("LayerNormalizationPullback", vec![whole, whole, &[6], &[6], &[6]], ""),
+        ("Product", vec![whole, &[2, 8, 5]], turned),
+        ("Product", vec![whole, &[5, 8]], turned),
+        ("Product", vec![whole, whole], ""),
+        ("Product", vec![whole, whole], "{left: [0, 1, 3], right: [0, 2, 1], result: [0, 1, 2]}"),
+        ("Product", vec![&[], &[]], "{left: [0], right: [0], result: [0]}"),
     ] {
-        let error = ours(op, &operands).unwrap_err();
+        let error = ours(op, &operands, attributes).unwrap_err();
         assert!(error.contains("do not fit each other"), "{op}: {error}");
     }
 }
