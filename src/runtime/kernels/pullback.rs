@@ -153,6 +153,7 @@ fn exp(x: f32) -> f32 {
 const LANES: usize = 16;
 
 /// Sums `of` the places of a row, lane by lane.
+#[expect(clippy::needless_range_loop, reason = "iterators are made of closures; see above")]
 #[inline(always)]
 fn sums<const N: usize>(length: usize, of: impl Fn(usize) -> [f32; N]) -> [f32; N] {
     let mut lanes = [[0.0f32; LANES]; N];
