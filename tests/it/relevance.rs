@@ -75,13 +75,14 @@ fn every_composite_closes_its_books_wherever_there_is_a_gradient() {
 }
 
 /// PyTorch's own attention layer computes on [sequence·batch] rows and [sequence, batch·heads], grouped layers on
-/// [groups, batch·sequence].
+/// [groups, batch·sequence], and some attention on heads one behind the other, [heads·batch].
 #[test]
 fn folded_rows_keep_books_of_their_own() {
     let layouts = [
         "t = Transpose(inputs_embeds[2, 3, 4]) {perm: [1, 0, 2]}; f = Reshape(t, [6, 4]); g = Gemm(f, w[4, 2], c[2]); r = Reshape(g, [3, 2, 2]); logits = ReduceSum(r, [0]) {keepdims: 0}",
         "f = Reshape(inputs_embeds[2, 3, 4], [6, 4]); g = Gemm(f, w[4, 2], c[2]); r = Reshape(g, [2, 3, 2]); logits = ReduceSum(r, [1]) {keepdims: 0}",
         "t = Transpose(inputs_embeds[2, 3, 10]) {perm: [1, 0, 2]}; f = Reshape(t, [3, 4, 5]); g = Add(f, c[5]); r = Reshape(g, [3, 2, 10]); m = MatMul(r, w[10, 2]); logits = ReduceSum(m, [0]) {keepdims: 0}",
+        "k, l = Split(inputs_embeds[2, 3, 10], [5, 5]) {axis: 2}; f = Concat(k, l) {axis: 0}; g = Add(f, c[5]); m = MatMul(g, w[5, 2]); p, q = Split(m, [2, 2]) {axis: 0}; r = Add(p, q); logits = ReduceSum(r, [1]) {keepdims: 0}",
         "f = Reshape(inputs_embeds[2, 3, 4], [6, 1, 4]); t = Transpose(f) {perm: [1, 0, 2]}; m = MatMul(t, w[1, 4, 2]); g = Add(m, c[2]); r = Reshape(g, [2, 3, 2]); logits = ReduceSum(r, [1]) {keepdims: 0}",
     ];
     for text in layouts {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::compile::builder::Builder;
 use crate::compile::cut::EMBEDS;
 use crate::compile::facts::{Length, Shape};
-use crate::compile::graph::{Tensor, Value};
+use crate::compile::graph::{Node, Tensor, Value};
 use crate::compile::ops::Misfit;
 
 /// What was absorbed between hidden states.
@@ -119,12 +119,12 @@ pub fn by_row(b: &mut Builder, x: &Value, kept: usize) -> Result<Value, Misfit> 
     let multiple = |it: &Length| batch.0.iter().zip(it.0).all(|(&n, all)| n != 0 && all % n == 0 && all != 1);
     let varies = |it: &Length| it.constant().is_none() || batch.constant().is_some();
     let axis = outer.iter().position(|it| multiple(it) && varies(it)).ok_or_else(refuse)?;
-    let (source, before) = folded(b, x, outer[axis], batch).unwrap_or_else(|| (embeds.clone(), 0..0));
-    let mut told: Shape = b.shape(&source)[before.clone()].to_vec();
+    let before = folded(b, x, outer[axis], batch).unwrap_or_default();
+    let mut told: Shape = before.iter().map(|it| it.0).collect();
     told.push(batch);
     let rest = told.iter().fold(outer[axis], |all, &it| all.zip(it, |all, told| all / told.max(1)));
     let mut lists: Vec<Value> = (0..axis).map(|it| b.length_of(x, it)).collect();
-    lists.extend(before.clone().map(|it| b.length_of(&source, it)));
+    lists.extend(before.iter().map(|it| it.1.clone()));
     lists.extend([b.length_of(&embeds, 0), b.ints(&[-1])]);
     lists.extend((axis + 1..shape.len()).map(|it| b.length_of(x, it)));
     let target = b.joined(&lists);
@@ -134,27 +134,54 @@ pub fn by_row(b: &mut Builder, x: &Value, kept: usize) -> Result<Value, Misfit> 
     Ok(b.reduce_sum(&unfolded, &all_but(axis + before.len(), count), false))
 }
 
-/// What was reshaped so that the batch became a part of an axis of `x`, of the length `wanted`, and its axes that come
-/// before the batch in that part: rows of [batch, sequence] stand otherwise than those of [sequence, batch].
-fn folded(b: &Builder, x: &Value, wanted: Length, batch: Length) -> Option<(Value, Range<usize>)> {
-    let shape = |it: &Value| Some(&b.known(it)?.shape[..]);
-    let place = |it: &Value, length: Length| shape(it)?.iter().position(|&it| it == length);
-    let count = |it: &[Length]| it.iter().fold(Length::ONE, |all, &it| all.zip(it, |all, it| all * it));
-    let part = |source: &Value, value: &Value| {
-        let end = place(source, batch)?;
-        let outside = count(&shape(value)?[..place(value, wanted)?]);
-        let start = (0..=end).find(|&it| shape(source).is_some_and(|all| count(&all[..it]) == outside))?;
-        Some((source.clone(), start..end))
-    };
-    let (mut open, mut seen) = (vec![x], HashSet::new());
-    while let Some(value) = open.pop() {
-        let Some(maker) = b.graph().nodes.iter().find(|it| it.outputs.contains(value)) else { continue };
-        let source = maker.inputs.first().filter(|_| maker.is("Reshape") || maker.is("Flatten"));
-        if let Some(found) = source.and_then(|it| part(it, value)) {
-            return Some(found);
+/// The axes that come before the batch where it became a part of an axis of `x`, of the length `wanted`, and how long each
+/// is when the graph runs: rows of [batch, sequence] stand otherwise than those of [sequence, batch].
+fn folded(b: &mut Builder, x: &Value, wanted: Length, batch: Length) -> Option<Vec<(Length, Value)>> {
+    let (mut open, mut seen) = (vec![x.clone()], HashSet::new());
+    let found = loop {
+        let value = open.pop()?;
+        let Some(maker) = b.graph().nodes.iter().find(|it| it.outputs.contains(&value)) else { continue };
+        if let Some(found) = folds(b, maker, &value, wanted, batch) {
+            break found;
         }
-        let alike = maker.inputs.iter().filter(|it| place(it, wanted).is_some());
-        open.extend(alike.filter(|it| seen.insert((*it).clone())));
+        let alike = maker.inputs.iter().filter(|it| place(b, it, wanted).is_some());
+        open.extend(alike.filter(|it| seen.insert((*it).clone())).cloned());
+    };
+    Some(match found {
+        Folds::Axes(source, axes) => {
+            axes.map(|it| (b.shape(&source)[it], b.length_of(&source, it))).collect()
+        }
+        Folds::Parts(count) => vec![(Length::fixed(count), b.ints(&[count as i64]))],
+    })
+}
+
+/// How the batch came to be the last part of an axis.
+enum Folds {
+    /// Behind these axes of a value, which was reshaped.
+    Axes(Value, Range<usize>),
+    /// So many values were put one behind the other.
+    Parts(usize),
+}
+
+/// Does this node, which makes `value`, fold the batch into its axis of the length `wanted`?
+fn folds(b: &Builder, maker: &Node, value: &Value, wanted: Length, batch: Length) -> Option<Folds> {
+    let shape = |it: &Value| Some(&b.known(it)?.shape[..]);
+    let count = |it: &[Length]| it.iter().fold(Length::ONE, |all, &it| all.zip(it, |all, it| all * it));
+    let axis = place(b, value, wanted)?;
+    if maker.is("Reshape") || maker.is("Flatten") {
+        let source = maker.inputs.first()?;
+        let (end, outside) = (place(b, source, batch)?, count(&shape(value)?[..axis]));
+        let lengths = shape(source)?;
+        let start = (0..=end).find(|&it| count(&lengths[..it]) == outside)?;
+        return Some(Folds::Axes(source.clone(), start..end));
     }
-    None
+    let along = maker.is("Concat") && b.fact(value).axis(maker.int("axis")?) == Some(axis);
+    let parts =
+        along && maker.inputs.iter().all(|it| shape(it).is_some_and(|it| it.get(axis) == Some(&batch)));
+    parts.then_some(Folds::Parts(maker.inputs.len()))
+}
+
+/// The first axis of this length.
+fn place(b: &Builder, value: &Value, length: Length) -> Option<usize> {
+    b.known(value)?.shape.iter().position(|&it| it == length)
 }
