@@ -13,13 +13,16 @@ use super::graph::{Element, Graph, Node, Value};
 /// Puts our own operators into `graph`, which can then be served by this process alone. Names of values do not change.
 pub fn fuse(graph: &mut Graph, facts: &Facts) {
     let finder = Finder::new(graph, facts);
-    let products: Vec<(usize, Product)> =
-        (0..graph.nodes.len()).filter_map(|place| Some((place, finder.product(place)?))).collect();
-    if products.is_empty() {
+    let found: Vec<(usize, Target)> =
+        (0..graph.nodes.len()).filter_map(|place| Some((place, finder.target(place)?))).collect();
+    if found.is_empty() {
         return;
     }
-    let gone: HashSet<usize> = products.iter().flat_map(|it| it.1.gone.clone()).collect();
-    products.into_iter().for_each(|(place, product)| graph.nodes[place] = product.node);
+    let gone: HashSet<usize> = found.iter().flat_map(|it| it.1.gone.clone()).collect();
+    let products = found.into_iter().map(|(place, target)| (place, finder.product(place, target, &gone)));
+    for (place, product) in products.collect::<Vec<_>>() {
+        graph.nodes[place] = product;
+    }
     let mut place = 0..;
     graph.nodes.retain(|_| place.next().is_none_or(|it| !gone.contains(&it)));
     graph.opsets.entry(KERNELS.to_owned()).or_insert(1);
@@ -39,16 +42,10 @@ pub fn examples() -> &'static [&'static str] {
         "c = MatMul(x[3, 4, 5], z[3, 5, 1]); y = Mul([0.125], c)",
         "s = Mul(x[2, 3, 4, 5], 0.5); q = Transpose(s) {perm: [0, 2, 1, 3]}; k = Transpose(z[2, 6, 4, 5]) {perm: [0, 2, 3, 1]}; \
          t = Div(k, 4.0); y = MatMul(q, t)",
+        "c = MatMul(x[3, 4, 5], z[3, 5, 6]); s = Mul(c, 0.5); t = Transpose(s) {perm: [0, 2, 1]}; y = MatMul(t, u[3, 4, 2])",
         "a = Transpose(z[2, 3, 4, 6]) {perm: [0, 2, 1, 3]}; b = Transpose(a) {perm: [0, 1, 3, 2]}; \
          y = MatMul(x[2, 4, 5, 6], b)",
     ]
-}
-
-/// A product that reads and writes its axes as they lie.
-struct Product {
-    node: Node,
-    /// The nodes that scaled and turned its result, which it makes superfluous.
-    gone: Vec<usize>,
 }
 
 /// A graph in which products are looked for.
@@ -70,30 +67,47 @@ impl<'a> Finder<'a> {
         Self { graph, facts, makers: graph.producers(), reads, readers: graph.consumers() }
     }
 
-    fn product(&self, place: usize) -> Option<Product> {
+    /// What becomes of the result of the node at `place`, if that is a product of what was computed: as long as nothing else
+    /// reads it, it may be scaled, and then turned once.
+    fn target(&self, place: usize) -> Option<Target> {
         let node = &self.graph.nodes[place];
-        let fused = node.op == "FusedMatMul" && node.domain == MICROSOFT;
         let flag = |name: &str| node.int(name).unwrap_or(0) != 0;
-        if !node.is("MatMul") && !fused || flag("transBatchA") || flag("transBatchB") {
+        if !node.is("MatMul") && !is_fused(node) || flag("transBatchA") || flag("transBatchB") {
             return None;
         }
         let [a, b] = &node.inputs[..] else { return None };
-        let rank = self.computed(a)?;
-        if rank < 3 || self.computed(b)? != rank {
-            return None;
+        let rank = self.computed(a).filter(|&it| it >= 3 && self.computed(b) == Some(it))?;
+        let value = node.outputs.first()?.clone();
+        let mut target = Target { value, order: (0..rank).collect(), factor: 1.0, gone: Vec::new() };
+        let scaling = |place: usize| Some((place, self.scaled(&self.graph.nodes[place])?.1));
+        if let Some((place, factor)) = self.only_reader(&target.value).and_then(scaling) {
+            target.follow(self.graph, place);
+            target.factor = factor;
         }
-        let (a, left, by_left) = self.source(a, rank, fused && flag("transA"));
-        let (b, right, by_right) = self.source(b, rank, fused && flag("transB"));
-        let Target { value, order, factor, gone } = self.target(node.outputs.first()?, rank);
-        let alpha = by_left * by_right * factor * node.float("alpha").filter(|_| fused).unwrap_or(1.0);
+        let turning = |place: usize| Some((place, permutation(&self.graph.nodes[place], rank)?));
+        let turned = self.only_reader(&target.value).and_then(turning);
+        if let Some((place, order)) = turned.filter(|it| it.1[rank - 1] + 2 >= rank) {
+            target.follow(self.graph, place);
+            target.order = order;
+        }
+        Some(target)
+    }
+
+    /// The product at `place` that makes its target itself. The nodes at `gone` will not be there.
+    fn product(&self, place: usize, target: Target, gone: &HashSet<usize>) -> Node {
+        let node = &self.graph.nodes[place];
+        let flag = |name: &str| is_fused(node) && node.int(name).unwrap_or(0) != 0;
+        let rank = target.order.len();
+        let (a, left, by_left) = self.source(&node.inputs[0], rank, flag("transA"), gone);
+        let (b, right, by_right) = self.source(&node.inputs[1], rank, flag("transB"), gone);
+        let own = node.float("alpha").filter(|_| is_fused(node)).unwrap_or(1.0);
         let ints = |it: &[usize]| it.iter().map(|&it| it as i64).collect::<Vec<_>>();
-        let mut product = Node::new("Product", &[a, b], &[value])
+        let product = Node::new("Product", &[a, b], &[target.value])
             .with("left", ints(&left))
             .with("right", ints(&right))
-            .with("result", ints(&order))
-            .with("alpha", alpha as f32);
-        (product.domain, product.name) = (KERNELS.to_owned(), node.name.clone());
-        Some(Product { node: product, gone })
+            .with("result", ints(&target.order))
+            .with("alpha", (own * by_left * by_right * target.factor) as f32);
+        Node { domain: KERNELS.to_owned(), name: node.name.clone(), ..product }
     }
 
     /// The number of axes of a value in single precision that is no constant.
@@ -103,13 +117,21 @@ impl<'a> Finder<'a> {
     }
 
     /// What an operand was before it was turned and scaled, the order of axes in which the product sees that, and the factor.
-    fn source(&self, operand: &Value, rank: usize, transposed: bool) -> (Value, Vec<usize>, f64) {
+    /// Nodes at `gone` are not gone behind: a product makes their result itself.
+    fn source(
+        &self,
+        operand: &Value,
+        rank: usize,
+        transposed: bool,
+        gone: &HashSet<usize>,
+    ) -> (Value, Vec<usize>, f64) {
         let (mut value, mut order, mut factor) = (operand.clone(), (0..rank).collect::<Vec<_>>(), 1.0);
         if transposed {
             order.swap(rank - 2, rank - 1);
         }
         let mut best = (value.clone(), order.clone(), factor);
-        while let Some(node) = self.makers.get(&value).map(|&it| &self.graph.nodes[it]) {
+        while let Some(place) = self.makers.get(&value).filter(|it| !gone.contains(it)) {
+            let node = &self.graph.nodes[*place];
             value = if let Some(perm) = permutation(node, rank) {
                 order = order.iter().map(|&it| perm[it]).collect();
                 node.inputs[0].clone()
@@ -127,25 +149,6 @@ impl<'a> Finder<'a> {
             }
         }
         best
-    }
-
-    /// What the result becomes as long as nothing else reads it: it may be scaled, and then turned once.
-    fn target(&self, result: &Value, rank: usize) -> Target {
-        let mut target =
-            Target { value: result.clone(), order: (0..rank).collect(), factor: 1.0, gone: Vec::new() };
-        let scaling = |place: usize| Some((place, self.scaled(&self.graph.nodes[place])?.1));
-        if let Some((place, factor)) = self.only_reader(result).and_then(scaling) {
-            target.follow(self.graph, place);
-            target.factor = factor;
-        }
-        let turning = self
-            .only_reader(&target.value)
-            .and_then(|it| Some((it, permutation(&self.graph.nodes[it], rank)?)));
-        if let Some((place, order)) = turning.filter(|it| it.1[rank - 1] + 2 >= rank) {
-            target.follow(self.graph, place);
-            target.order = order;
-        }
-        target
     }
 
     /// The node that alone reads a value.
@@ -187,6 +190,11 @@ impl Target {
         self.value = graph.nodes[place].outputs[0].clone();
         self.gone.push(place);
     }
+}
+
+/// Is it ONNX Runtime's product with flags and a factor?
+fn is_fused(node: &Node) -> bool {
+    node.op == "FusedMatMul" && node.domain == MICROSOFT
 }
 
 /// The order in which a Transpose puts so many axes.

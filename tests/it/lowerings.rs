@@ -84,7 +84,7 @@ fn lower(graph: &mut Graph, facts: &Facts) -> Result<(), String> {
 /// Puts operators of our own into the graph, in the place of every other.
 fn fuse(graph: &mut Graph, facts: &Facts) -> Result<(), String> {
     fuse::fuse(graph, facts);
-    let others = graph.nodes.iter().filter(|it| it.domain != KERNELS && !it.is("Neg"));
+    let others = graph.nodes.iter().filter(|it| it.domain != KERNELS);
     let others: Vec<String> = others.map(Node::operator).collect();
     if others.is_empty() { Ok(()) } else { Err(format!("{} are left", others.join(", "))) }
 }
