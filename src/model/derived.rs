@@ -17,8 +17,8 @@ use crate::{
         refusal::{Code, Refusal},
     },
     runtime::{
-        Data, Deferred, Device, Dim, Element, InputSlot, Layout, OutputSlot, Padding, Program, ProgramKind,
-        Role, Runtime, Session, SharedWeights, Tensor,
+        Data, Deferred, Dim, Element, InputSlot, Layout, OutputSlot, Padding, Program, ProgramKind, Role,
+        Runtime, Session, SharedWeights, Tensor,
     },
 };
 
@@ -96,7 +96,7 @@ pub fn compile_to_serve(
         }
     };
     let given = Given {
-        kernels: runtime.device == Device::Cpu,
+        kernels: runtime.has_kernels(),
         gradient: take(GRADIENT),
         intervention: take(INTERVENTION),
         attention: take(ATTENTION),

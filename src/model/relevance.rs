@@ -17,9 +17,7 @@ use crate::{
         refusal::{Code, Refusal},
         relevance::{ABSORBED, HEADS, LAYERS, NEURONS, RELEVANCE, Relevance, audit},
     },
-    runtime::{
-        Device, Dim, Layout, OutputSlot, Program, ProgramKind, Runtime, SharedWeights, release_freed_memory,
-    },
+    runtime::{Dim, Layout, OutputSlot, Program, ProgramKind, Runtime, SharedWeights, release_freed_memory},
 };
 
 /// The key under which a relevance graph that was written to a file notes its substitutions, one a line.
@@ -173,7 +171,7 @@ impl Bench {
             |graph: &Ir, batches: &[Batch]| derived::evaluate(&self.runtime, &self.weights, graph, batches);
         let hints = derived::hints(&self.manifest);
         let compiled = Compiled::structure(graph, &hints, &evaluate).map_err(derived::refused)?;
-        let derived = compiled.relevance_with(composite, self.runtime.device == Device::Cpu);
+        let derived = compiled.relevance_with(composite, self.runtime.has_kernels());
         let own = Noted::relevance(&self.manifest, composite).map(|it| {
             let made = it.and_then(|it| {
                 let lines = it.notes.get(SUBSTITUTIONS_KEY).map(String::as_str).unwrap_or_default();

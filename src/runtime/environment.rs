@@ -75,6 +75,11 @@ impl Runtime {
         Ok(Self { environment, device, settings, library })
     }
 
+    /// May graphs hold operators of our own? They run on processors alone.
+    pub fn has_kernels(&self) -> bool {
+        self.device == Device::Cpu
+    }
+
     /// The same library on the host's processor.
     pub fn on_processor(&self) -> Self {
         Self { device: Device::Cpu, ..self.clone() }

@@ -247,7 +247,7 @@ fn build(
                 .error_on_failure()])
             .map_err(plain)?,
     };
-    if runtime.device == Device::Cpu {
+    if runtime.has_kernels() {
         builder = builder.with_operators(kernels::domain()?).map_err(plain)?;
     }
     for (weight, value) in graph.weights.iter().zip(values) {

@@ -17,7 +17,7 @@ use explaind::compile::relevance::audit::{Audit, audit};
 use explaind::compile::relevance::{self, ABSORBED, RELEVANCE};
 use explaind::compile::{Compiled, derive, no_external, read, write};
 use explaind::explain::{Arrival, ExplainRequest, Explanation, explain, registry};
-use explaind::runtime::{Cancel, Device};
+use explaind::runtime::Cancel;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value as Json, json};
@@ -53,7 +53,7 @@ fn every_composite_closes_its_books_wherever_there_is_a_gradient() {
         let mut audited = HashSet::new();
         // What is exported; and what is served, where operators of our own stand for what no composite bends. They are the
         // processor's alone.
-        let served = support::runtime().device == Device::Cpu;
+        let served = support::runtime().has_kernels();
         let exported = Composite::ALL.into_iter().map(|it| (it, false));
         for (composite, kernels) in
             exported.chain([Composite::AttnLrp, Composite::Gamma].map(|it| (it, served)))
